@@ -1,0 +1,168 @@
+"""From events to bytes and back. The one place where JSON is read.
+
+`decode` checks everything that can be checked on one event alone: JSON, envelope, type, payload. Who may say it, and
+whether it was said before, is `bus.admission`'s.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from events.envelope import MAX_BODY_BYTES, Event
+from events.names import Actor, EventType, Id
+from events.registry import TYPES, Definition, schema_id, service_of
+from events.upcast import lift
+
+
+class BadEvent(Exception):
+    """Bytes that are no event of ours; the message says what was wrong and where."""
+
+
+class _Wire(Struct, frozen=True, kw_only=True):
+    """`Event` as it is read: `data` stays raw until its type is known."""
+
+    id: Id
+    source: Annotated[str, Meta(min_length=1, max_length=200)]
+    type: EventType
+    subject: Annotated[str, Meta(min_length=1, max_length=200)]
+    time: Annotated[datetime, Meta(tz=True)]
+    actor: Actor
+    data: Raw
+    specversion: Literal["1.0"]
+    dataschema: Annotated[str, Meta(max_length=300)] = ""
+    correlationid: Id | None = None
+    causationid: Id | None = None
+    expires: Annotated[datetime, Meta(tz=True)] | None = None
+    seattoken: Id | None = None
+    producer: Id | None = None
+    seq: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+    datacontenttype: Literal["application/json"] = "application/json"
+
+
+class Origin(Struct, frozen=True):
+    """What can be read of a bad record, so that its place in the producer's count is used up."""
+
+    producer: Id
+    seq: Annotated[int, Meta(ge=1, le=2**53)]
+
+
+class _Head(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`Event` as it is written: the attributes that every event has come even at their default."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: datetime
+    datacontenttype: str
+    dataschema: str
+    actor: str
+    data: Any
+    correlationid: str | None = None
+    causationid: str | None = None
+    expires: datetime | None = None
+    seattoken: str | None = None
+    producer: str | None = None
+    seq: int | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_wire = msgspec.json.Decoder(_Wire)
+_origin = msgspec.json.Decoder(Origin)
+_any_object = msgspec.json.Decoder(dict[str, Any])
+_payloads = {name: msgspec.json.Decoder(definition.payload) for name, definition in TYPES.items()}
+
+
+def encode(event: Event) -> bytes:
+    """One event as structured JSON, with the `dataschema` of its type filled in. Raises `BadEvent` when it is too large."""
+    definition = TYPES.get(event.type)
+    schema = event.dataschema or (schema_id(event.type, definition.version) if definition else "")
+    head = _Head(
+        specversion=event.specversion,
+        id=event.id,
+        source=event.source,
+        type=event.type,
+        subject=event.subject,
+        time=event.time,
+        datacontenttype=event.datacontenttype,
+        dataschema=schema or f"urn:fleetbus:service:{event.type}",
+        actor=event.actor,
+        data=event.data,
+        correlationid=event.correlationid,
+        causationid=event.causationid,
+        expires=event.expires,
+        seattoken=event.seattoken,
+        producer=event.producer,
+        seq=event.seq,
+    )
+    body = _encoder.encode(head)
+    if len(body) > MAX_BODY_BYTES:
+        raise BadEvent(f"{event.type} is {len(body):,} bytes; at most {MAX_BODY_BYTES:,} fit into one event")
+    return body
+
+
+def decode(body: bytes) -> Event:
+    """The event in `body`, its data typed and in today's shape. Raises `BadEvent`."""
+    if len(body) > MAX_BODY_BYTES:
+        raise BadEvent(f"the body is {len(body):,} bytes; at most {MAX_BODY_BYTES:,} are read")
+    try:
+        wire = _wire.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEvent(f"not a CloudEvents 1.0 record of fleetbus: {error}") from None
+    return Event(
+        id=wire.id,
+        source=wire.source,
+        type=wire.type,
+        subject=wire.subject,
+        time=wire.time,
+        actor=wire.actor,
+        data=decode_data(wire.type, wire.dataschema, wire.data),
+        dataschema=wire.dataschema,
+        correlationid=wire.correlationid,
+        causationid=wire.causationid,
+        expires=wire.expires,
+        seattoken=wire.seattoken,
+        producer=wire.producer,
+        seq=wire.seq,
+    )
+
+
+def decode_data(event_type: str, dataschema: str, data: bytes | Raw) -> Any:
+    """The payload of a type, lifted to today's version. Raises `BadEvent`."""
+    definition = TYPES.get(event_type)
+    try:
+        if definition is None:
+            if service_of(event_type) is None:
+                raise BadEvent(f"{event_type!r} is not a type of fleetbus")
+            return _any_object.decode(data)
+        version = _version_of(event_type, dataschema, definition)
+        if version < definition.version:
+            lifted = lift(event_type, version, definition.version, _any_object.decode(data))
+            return msgspec.convert(lifted, definition.payload)
+        return _payloads[event_type].decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError) as error:
+        raise BadEvent(f"the data does not fit {event_type}: {error}") from None
+
+
+def _version_of(event_type: str, dataschema: str, definition: Definition) -> int:
+    """The version that `dataschema` names; without one it is today's. A later version is read as today's."""
+    if not dataschema:
+        return definition.version
+    prefix, _, version = dataschema.rpartition(":")
+    if prefix != f"urn:fleetbus:{event_type}" or not version.isdigit() or int(version) < 1:
+        wanted = schema_id(event_type, definition.version)
+        raise BadEvent(f"dataschema {dataschema!r} does not belong to {event_type}; it would be {wanted!r}")
+    return int(version)
+
+
+def origin(body: bytes) -> Origin | None:
+    """The producer and seq of a record that is bad otherwise, if they can be read."""
+    if len(body) > 16 * MAX_BODY_BYTES:
+        return None
+    try:
+        return _origin.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
