@@ -104,7 +104,8 @@ class Stream(Protocol):
 
 class Seat(Protocol):
     """The right to decide. At most one process in the fleet holds it, as far as the engine can tell; the log is the
-    referee of the rest (`bus.admission`)."""
+    referee of the rest (`bus.admission`).
+    """
 
     def acquire(self, timeout: float) -> bool:
         """Waits up to `timeout` seconds for the seat. True when held now. Raises `Unreachable`."""
@@ -113,7 +114,8 @@ class Seat(Protocol):
     @property
     def held(self) -> bool:
         """False from the moment the connection or lease is gone, for ever: a lost seat is not taken up again by the
-        same object."""
+        same object.
+        """
         ...
 
     def release(self) -> None:

@@ -77,7 +77,7 @@ _payloads = {name: msgspec.json.Decoder(definition.payload) for name, definition
 
 
 def encode(event: Event) -> bytes:
-    """One event as structured JSON, with the `dataschema` of its type filled in. Raises `BadEvent` when it is too large."""
+    """One event as structured JSON, with its `dataschema` filled in. Raises `BadEvent` when it is too large."""
     definition = TYPES.get(event.type)
     schema = event.dataschema or (schema_id(event.type, definition.version) if definition else "")
     head = _Head(

@@ -55,7 +55,7 @@ class Standing(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="stand
 
 Delivery = RunJob | StopJob | Standing
 
-_decoder = msgspec.json.Decoder(Delivery)
+_decoder: msgspec.json.Decoder[Delivery] = msgspec.json.Decoder(Delivery)
 _encoder = msgspec.json.Encoder()
 
 

@@ -168,7 +168,10 @@ class JobFailure(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobOutput(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole output, as a blob of text. `lines` and `size` (bytes) count what was printed, `dropped` what is not kept."""
+    """The whole output, as a blob of text.
+
+    `lines` and `size` (bytes) count what was printed, `dropped` (bytes) what is not kept.
+    """
 
     blob: Sha256 | None = None
     lines: int = 0

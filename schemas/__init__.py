@@ -3,9 +3,8 @@
 They are made from the Structs in `events/` by `python -m events.schema`; a test fails when the two drift apart.
 """
 
-from importlib.resources import files
-
 import json
+from importlib.resources import files
 from typing import Any
 
 

@@ -1,0 +1,241 @@
+"""Admission: which records of the log count. The log is its own referee.
+
+RabbitMQ gives at-least-once and no conditional append, so every reader applies `admit` to every record, in log order,
+and all of them come to the same answer. Three rules:
+
+1. Parse. What does not parse, does not fit its schema or key, or claims an actor that its user may not be, is bad.
+2. Once. An agent's fact counts once per (user, producer, seq); everything else once per (user, id) within ten
+   minutes of log time. The user is part of both keys so that nobody can use up another's ids.
+3. Seat. A type that only a decider may say is void without the holder's token.
+
+The state belongs to one reader; `admit` changes it and nothing else. The constants are part of the rule: all readers
+must forget at the same record. Whoever changes one, or a rule, raises `VERSION`.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from msgspec import Struct
+
+from bus.ports import Record
+from events import codec
+from events.actors import HANDLERS, may_be
+from events.envelope import Event
+from events.registry import SEAT_TYPES, TYPES, Voice, service_of
+from events.routing import key_for
+from events.seat import SeatTaken
+
+#: Of the rules and constants below. A checkpoint made by another version is rebuilt.
+VERSION = 1
+
+#: An id seen within this much log time is a duplicate. Senders re-send for at most 60 seconds.
+ID_WINDOW = timedelta(minutes=10)
+#: Open intervals that are remembered per producer; beyond it the lowest is given up (its seqs count as seen).
+MAX_INTERVALS = 1_000
+#: A producer that was not seen for this many offsets is forgotten.
+FORGET_PRODUCER_AFTER = 10_000_000
+
+
+class Admitted(Struct, frozen=True):
+    """The record counts."""
+
+    event: Event
+
+
+class Duplicate(Struct, frozen=True):
+    """Said before; changes nothing."""
+
+    event: Event
+
+
+class Void(Struct, frozen=True):
+    """Only the holder of the seat may say this, and its token is not there."""
+
+    event: Event
+    reason: str
+
+
+class Bad(Struct, frozen=True):
+    """Not an event of ours, or not from whom it says."""
+
+    reason: str
+
+
+Verdict = Admitted | Duplicate | Void | Bad
+
+
+class Producer(Struct):
+    """What was heard of one agent start: the highest seq, the intervals below it that were not, the last offset."""
+
+    high: int = 0
+    gaps: list[tuple[int, int]] = []
+    offset: int = 0
+
+    def use(self, seq: int) -> bool:
+        """Marks `seq` as heard. False when it was heard before."""
+        if seq > self.high:
+            if seq > self.high + 1:
+                self.gaps.append((self.high + 1, seq - 1))
+                del self.gaps[:-MAX_INTERVALS]
+            self.high = seq
+            return True
+        for at, (low, top) in enumerate(self.gaps):
+            if low <= seq <= top:
+                rest = [(low, seq - 1), (seq + 1, top)]
+                self.gaps[at : at + 1] = [gap for gap in rest if gap[0] <= gap[1]]
+                del self.gaps[:-MAX_INTERVALS]
+                return True
+        return False
+
+
+class Seen(Struct, frozen=True, array_like=True):
+    """One id in the window, and the log time at which it came."""
+
+    key: str
+    at: datetime | None
+
+
+class AdmissionState:
+    """What a reader knows of the log so far. `admit` is the only one that changes it."""
+
+    def __init__(self) -> None:
+        self.producers: OrderedDict[str, Producer] = OrderedDict()
+        self.window: deque[Seen] = deque()
+        self.ids: set[str] = set()
+        #: The id of the last valid `event.seat.taken`, and who holds the seat by it.
+        self.token: str | None = None
+        self.holder: str = ""
+        #: The highest time of any fact with a valid token.
+        self.log_time: datetime | None = None
+        #: The first log time: what came before it is as old as it.
+        self.began: datetime | None = None
+        self.next_offset = 0
+        self.touched: set[str] = set()
+
+    def remember(self, seen: Seen) -> None:
+        self.window.append(seen)
+        self.ids.add(seen.key)
+
+    def advance(self, time: datetime) -> None:
+        if self.log_time is None:
+            self.began = time
+        if self.log_time is None or time > self.log_time:
+            self.log_time = time
+            self._forget_ids(time - ID_WINDOW)
+
+    def _forget_ids(self, before: datetime) -> None:
+        while self.window and (self.window[0].at or self.began or before) < before:
+            self.ids.discard(self.window.popleft().key)
+
+    def use(self, user: str, producer: str, seq: int, offset: int) -> bool:
+        """Marks a producer's seq as heard at `offset`. False when it was heard before."""
+        key = f"{user}/{producer}"
+        entry = self.producers.setdefault(key, Producer(gaps=[]))
+        self.producers.move_to_end(key)
+        entry.offset = offset
+        self.touched.add(key)
+        self._forget_producers(offset - FORGET_PRODUCER_AFTER)
+        return entry.use(seq)
+
+    def _forget_producers(self, before: int) -> None:
+        while self.producers:
+            oldest = next(iter(self.producers))
+            if self.producers[oldest].offset >= before:
+                return
+            del self.producers[oldest]
+            self.touched.add(oldest)
+
+    def gaps(self) -> Iterable[tuple[str, int, int]]:
+        """Every open interval: (user/producer, first seq, last seq). A retry fills it, or the audit reports it."""
+        for key, producer in self.producers.items():
+            for low, top in producer.gaps:
+                yield key, low, top
+
+
+def admit(state: AdmissionState, record: Record) -> Verdict:
+    """The verdict on the next record of the log. Records come in log order, each once."""
+    state.next_offset = record.next_offset
+    try:
+        event = check(record)
+    except codec.BadEvent as error:
+        _use_up(state, record)
+        return Bad(str(error))
+    if record.user is not None and record.user.startswith("node."):
+        return _admit_from_agent(state, record, record.user, event)
+    key = f"{record.user}/{event.id}"
+    if key in state.ids:
+        return Duplicate(event)
+    void = _void(state, record, event)
+    if void is not None:
+        return void
+    if event.type in SEAT_TYPES:
+        state.advance(event.time)
+    state.remember(Seen(key, state.log_time))
+    return Admitted(event)
+
+
+def check(record: Record) -> Event:
+    """Rule 1: the event in a record, said by whom it says. Telemetry is read by it, too. Raises `BadEvent`."""
+    event = codec.decode(record.body)
+    user = record.user
+    if user is None:
+        raise codec.BadEvent("the broker does not say who published it (no user_id)")
+    key = key_for(event.type, event.actor)
+    if record.key not in (key, f"{event.type}.{user}"):
+        raise codec.BadEvent(f"the routing key is {record.key!r}; for this type and actor it is {key!r}")
+    if not may_be(user, event.actor, record.key):
+        raise codec.BadEvent(f"the user {user!r} may not speak as {event.actor!r}")
+    _check_voice(event, user)
+    return event
+
+
+def _check_voice(event: Event, user: str) -> None:
+    definition = TYPES.get(event.type)
+    if event.is_command and user.startswith("node."):
+        raise codec.BadEvent("agents do not give commands; people and services do")
+    if definition is None:
+        service = service_of(event.type)
+        if event.actor.startswith("service:") and event.actor != f"service:{service}":
+            raise codec.BadEvent(f"{event.type} belongs to service:{service}, not to {event.actor}")
+        if event.actor.startswith("node:"):
+            raise codec.BadEvent(f"{event.type} belongs to service:{service}, not to an agent")
+    elif definition.voice is Voice.NODE and event.actor != f"node:{event.data.node}":
+        raise codec.BadEvent(
+            f"{event.type} about node {event.data.node} is for its agent to say, not for {event.actor}"
+        )
+    elif event.type == "event.log.created" and user != HANDLERS:
+        raise codec.BadEvent("only handlers begin a log")
+
+
+def _admit_from_agent(state: AdmissionState, record: Record, user: str, event: Event) -> Verdict:
+    if event.producer is None or event.seq is None:
+        return Bad("what comes from an agent carries producer and seq")
+    if not state.use(user, event.producer, event.seq, record.offset):
+        return Duplicate(event)
+    return _void(state, record, event) or Admitted(event)
+
+
+def _use_up(state: AdmissionState, record: Record) -> None:
+    """A bad record of an agent still has its place in the agent's count, else it would look like a loss."""
+    if record.user is None or not record.user.startswith("node."):
+        return
+    origin = codec.origin(record.body)
+    if origin is not None:
+        state.use(record.user, origin.producer, origin.seq, record.offset)
+
+
+def _void(state: AdmissionState, record: Record, event: Event) -> Void | None:
+    """Rule 3. Taking the seat is a compare-and-set by the log: `previous` must name the token of that moment."""
+    if event.type not in SEAT_TYPES:
+        return None
+    if record.user != HANDLERS:
+        return Void(event, f"{event.type} is for the holder of the seat to say, not for {record.user}")
+    if isinstance(event.data, SeatTaken):
+        if event.data.previous != state.token:
+            return Void(event, f"it follows seat token {event.data.previous}, but the token was {state.token}")
+        state.token, state.holder = event.id, event.data.holder
+        return None
+    if event.seattoken is None or event.seattoken != state.token:
+        return Void(event, f"its seat token {event.seattoken} is not the holder's {state.token}")
+    return None

@@ -1,0 +1,23 @@
+"""From a URL to a bus. Adapters are imported when they are named, so that nobody pays for the other engine."""
+
+from urllib.parse import urlsplit
+
+from bus.errors import BadUrl
+from bus.ports import Bus
+
+
+def open_bus(url: str, user: str) -> Bus:
+    """The bus at `url`: `sqlite:///folder` (embedded, known there as `user`) or `amqp://user:password@host/vhost`.
+
+    Raises `BadUrl`, `bus.errors.Unreachable`.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite" and parts.path:
+        from bus.embedded import EmbeddedBus
+
+        return EmbeddedBus(parts.path, user)
+    if parts.scheme in ("amqp", "amqps"):
+        from bus.rabbitmq import RabbitBus
+
+        return RabbitBus(url)
+    raise BadUrl(f"{parts.scheme or url!r} is no bus; sqlite:///FOLDER and amqp://USER:PASSWORD@HOST:PORT/VHOST are")
