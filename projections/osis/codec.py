@@ -1,0 +1,133 @@
+"""Documents as canonical values: what is accepted, tamed and refused, the same for every adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from projections.osis.errors import BadDocument
+
+_encoder = msgspec.json.Encoder()
+_sorted_encoder = msgspec.json.Encoder(order="sorted")
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+#: Levels of lists and objects that are kept as such; MongoDB refuses more than 100.
+DEPTH = 90
+#: Bytes of JSON; MongoDB refuses documents over 16 MiB, and a view that large is no view.
+MAX_BYTES = 12_000_000
+
+#: What may need taming: U+0000, or a run of digits that may not fit 64 bits.
+_SUSPECT = re.compile(rb"\\u0000|\d{19}")
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A document ready to be written. `at` is its `_at`, if it has one; `source` is as it was given."""
+
+    id: str
+    at: int | None
+    raw: bytes
+    source: Mapping[str, Any]
+
+
+def encode(document: Mapping[str, Any]) -> Encoded:
+    """Return the document as JSON, tamed as the port says; raises `BadDocument`."""
+    key, at = document.get("_id"), document.get("_at")
+    if not isinstance(key, str):
+        raise BadDocument(f"a document needs a string `_id`, not {key!r:.80}")
+    if at is not None and (type(at) is not int or at not in _INT64):
+        raise BadDocument(f"document {key!r:.80}: `_at` is a 64-bit integer, not {at!r:.80}")
+    if any(key.startswith("$") for key in document):
+        raise BadDocument(f"document {key!r:.80}: a top-level field may not begin with $")
+    try:
+        raw = _as_json(document)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadDocument(f"document {key!r:.80} is not JSON: {error}") from None
+    if len(raw) > MAX_BYTES:
+        raise BadDocument(f"document {key!r:.80} has {len(raw):,} bytes of {MAX_BYTES:,}; keep bulk as a blob")
+    return Encoded(tame_text(key), at, raw, document)
+
+
+def encode_many(documents: Iterable[Mapping[str, Any]]) -> tuple[list[Encoded], int]:
+    """Return the documents to write, one for each id, and how many of the call lost to another of it."""
+    winners: dict[str, Encoded] = {}
+    lost = 0
+    for document in documents:
+        new = encode(document)
+        old = winners.get(new.id)
+        if old is None or not is_stale(new.at, old.at):
+            winners[new.id] = new
+        else:
+            lost += 1
+    return list(winners.values()), lost
+
+
+def is_stale(at: int | None, stored: int | None) -> bool:
+    """Say whether a write of `at` comes too late over a document of `stored`."""
+    return at is not None and stored is not None and at < stored
+
+
+def decode(raw: bytes | str) -> dict[str, Any]:
+    """Return the document of stored JSON."""
+    return _decoder.decode(raw)
+
+
+def digest(documents: Iterable[Mapping[str, Any]], without: Collection[str]) -> str:
+    """Return the SHA-256 in hex of documents in order of `_id`."""
+    hashed = hashlib.sha256()
+    for line in _canonical(documents, frozenset(without)):
+        hashed.update(line)
+    return hashed.hexdigest()
+
+
+def tame(value: Any, depth: int = DEPTH) -> Any:
+    """Return the value without what some adapter cannot keep."""
+    match value:
+        case str():
+            return tame_text(value)
+        case int() if not isinstance(value, bool):
+            return value if value in _INT64 else _as_float(value)
+        case Mapping() | list() | tuple() if depth == 0:
+            return tame_text(_encoder.encode(value).decode())
+        case Mapping():
+            return {tame(key): tame(item, depth - 1) for key, item in value.items()}
+        case list() | tuple():
+            return [tame(item, depth - 1) for item in value]
+        case _:
+            return value
+
+
+def tame_text(text: str) -> str:
+    """Return the text with U+0000 as U+2400 and lone surrogates as U+FFFD."""
+    if text.isascii():
+        return text.replace("\0", "\u2400")
+    return text.replace("\0", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _as_json(document: Mapping[str, Any]) -> bytes:
+    try:
+        raw = _encoder.encode(document)
+    except UnicodeEncodeError:
+        raw = _encoder.encode(tame(document))
+    if _SUSPECT.search(raw) or raw.count(b"{") + raw.count(b"[") > DEPTH:
+        raw = _encoder.encode(tame(_decoder.decode(raw)))
+    return raw
+
+
+def _as_float(value: int) -> float | None:
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _canonical(documents: Iterable[Mapping[str, Any]], without: frozenset[str]) -> Iterator[bytes]:
+    for document in documents:
+        yield _sorted_encoder.encode({k: v for k, v in document.items() if k not in without})
+        yield b"\n"

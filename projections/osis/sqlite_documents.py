@@ -1,0 +1,265 @@
+"""Documents in one SQLite file: a table for each collection of each namespace."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from projections.osis import codec
+from projections.osis.documents import Document, Documents, Namespace, Order, Page, Ttl
+from projections.osis.filters import EVERYTHING, Filter
+from projections.osis.names import RESERVED, check_collection, check_namespace
+from projections.osis.query import check_limit, check_path, parse_sort, read_cursor, write_cursor
+from projections.osis.sqlite_blobs import SqliteBlobs, prepare_blobs
+from projections.osis.sqlite_database import Connection, SqliteDatabase
+from projections.osis.sqlite_query import beyond, condition, order_by
+from projections.osis.ttl import SWEEP_SECONDS, expiry
+
+#: Documents read at a time by `iterate`.
+BATCH = 500
+
+# `id` has no type, so that SQLite never turns a number it is compared with into text.
+_CREATE = "CREATE TABLE IF NOT EXISTS {table} (id PRIMARY KEY NOT NULL, at INTEGER, expires REAL, doc TEXT NOT NULL)"
+_CREATE_DELETE = """
+DELETE FROM {table}
+WHERE id IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR at IS NULL OR at <= ?2)
+"""
+_SWEEP = 'CREATE INDEX IF NOT EXISTS "{name}#expires" ON {table} (expires) WHERE expires IS NOT NULL'
+_PUT = """
+INSERT INTO {table} (id, at, expires, doc) VALUES (?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET at = excluded.at, expires = excluded.expires, doc = excluded.doc
+WHERE excluded.at IS NULL OR {table}.at IS NULL OR excluded.at >= {table}.at
+"""
+_DELETE = """
+DELETE FROM {table}
+WHERE id IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR at IS NULL OR at <= ?2)
+"""
+_SWEEP = "DELETE FROM {table} WHERE expires <= ?"
+
+
+class SqliteDocuments(Documents):
+    """The documents of one file. `clock` gives seconds since 1970, for time to live only."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._database = SqliteDatabase(path, _prepare)
+        self.blobs = SqliteBlobs(self._database, clock)
+        self._tables: dict[str, _Table] = {}
+        self._clock = clock
+        self._own = SqliteNamespace(RESERVED, self)
+
+    def namespace(self, name: str) -> SqliteNamespace:
+        return SqliteNamespace(check_namespace(name), self)
+
+    def list_namespaces(self) -> list[str]:
+        names = {name.partition(".")[0] for name in self.tables("")}
+        return sorted(names - {RESERVED})
+
+    def drop_namespace(self, name: str) -> None:
+        with self._database.writing() as connection:
+            for table in _tables(connection, check_namespace(name) + "."):
+                connection.execute(f'DROP TABLE "{table}"')
+
+    def ping(self) -> None:
+        with self._database.reading() as connection:
+            connection.execute("SELECT 1")
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __repr__(self) -> str:
+        return f"SqliteDocuments({str(self._database.path)!r})"
+
+    def table(self, namespace: str, collection: str) -> _Table:
+        """For namespaces: what this process knows of a collection."""
+        name = f"{namespace}.{check_collection(collection)}"
+        return self._tables.setdefault(name, _Table(name, self._database, self._clock))
+
+    def tables(self, prefix: str) -> list[str]:
+        """For namespaces: the names of all tables that begin with the prefix, sorted."""
+        with self._database.reading() as connection:
+            return _tables(connection, prefix)
+
+
+class SqliteNamespace(Namespace):
+    def __init__(self, name: str, documents: SqliteDocuments) -> None:
+        self.name = name
+        self._documents = documents
+
+    def declare(self, collection: str, *, indexes: Iterable[Order] = (), ttl: Ttl | None = None) -> None:
+        self._table(collection).declare([list(order) for order in indexes], ttl)
+
+    def get(self, collection: str, document_id: str) -> Document | None:
+        return self.get_many(collection, [document_id]).get(codec.tame_text(document_id))
+
+    def get_many(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
+        sql = "SELECT id, doc FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
+        rows = self._table(collection).read(sql, [_id_list(ids)])
+        return {key: codec.decode(doc) for key, doc in rows}
+
+    def put_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> int:
+        encoded, lost = codec.encode_many(documents)
+        return lost + self._table(collection).put(encoded)
+
+    def delete_many(self, collection: str, ids: Iterable[str], *, at: int | None = None) -> int:
+        return self._table(collection).write(_DELETE, [_id_list(ids), at])
+
+    def find(
+        self,
+        collection: str,
+        where: Filter = EVERYTHING,
+        *,
+        sort: Order = (),
+        limit: int = 50,
+        after: str | None = None,
+        total: bool = True,
+    ) -> Page:
+        keys = parse_sort(sort)
+        sql, parameters = condition(where)
+        place, more = ("1", []) if after is None else beyond(keys, read_cursor(keys, after))
+        select = f"SELECT doc FROM {{table}} WHERE ({sql}) AND ({place}) ORDER BY {order_by(keys)} LIMIT ?"
+        rows = self._table(collection).read(select, [*parameters, *more, check_limit(limit) + 1])
+        items = [codec.decode(doc) for (doc,) in rows[:limit]]
+        return Page(
+            items,
+            write_cursor(keys, items[-1]) if len(rows) > limit else None,
+            self.count(collection, where) if total else None,
+        )
+
+    def count(self, collection: str, where: Filter = EVERYTHING) -> int:
+        sql, parameters = condition(where)
+        rows = self._table(collection).read(f"SELECT count(*) FROM {{table}} WHERE {sql}", parameters)
+        return rows[0][0] if rows else 0
+
+    def iterate(self, collection: str, where: Filter = EVERYTHING) -> Iterator[Document]:
+        after = None
+        while True:
+            page = self.find(collection, where, limit=BATCH, after=after, total=False)
+            yield from page.items
+            after = page.next_cursor
+            if after is None:
+                return
+
+    def digest(self, collection: str, *, without: Collection[str] = ()) -> str:
+        return codec.digest(self.iterate(collection), without)
+
+    def sweep(self, collection: str) -> int:
+        return self._table(collection).sweep()
+
+    def collections(self) -> list[str]:
+        return [name.partition(".")[2] for name in self._documents.tables(f"{self.name}.")]
+
+    def __repr__(self) -> str:
+        return f"SqliteNamespace({self.name!r})"
+
+    def _table(self, collection: str) -> _Table:
+        return self._documents.table(self.name, collection)
+
+
+class _Table:
+    """One collection: its statements, and the declarations of this process."""
+
+    def __init__(self, name: str, database: SqliteDatabase, clock: Callable[[], float]) -> None:
+        self.name = name
+        self._sql_name = f'"{name}"'
+        self._database = database
+        self._clock = clock
+        self._indexes: list[str] = []
+        self._ttl: Ttl | None = None
+        self._swept = 0.0
+
+    def declare(self, orders: list[list[str]], ttl: Ttl | None) -> None:
+        statements = [self._index(order) for order in orders]
+        if ttl is not None:
+            check_path(ttl.field)
+            statements.append(_CREATE_SWEEP.format(name=self.name, table=self._sql_name))
+        self._indexes = list(dict.fromkeys([*self._indexes, *statements]))
+        self._ttl = ttl or self._ttl
+        with self._database.writing() as connection:
+            self._create(connection)
+
+    def read(self, sql: str, parameters: list[Any]) -> list[Any]:
+        """Return the rows; none if the collection does not exist."""
+        with self._database.reading() as connection:
+            try:
+                return connection.execute(sql.format(table=self._sql_name), parameters).fetchall()
+            except sqlite3.OperationalError as error:
+                if _is_missing(error):
+                    return []
+                raise
+
+    def write(self, sql: str, parameters: list[Any]) -> int:
+        """Return the count of changed rows; 0 if the collection does not exist."""
+        with self._database.writing() as connection:
+            try:
+                return connection.execute(sql.format(table=self._sql_name), parameters).rowcount
+            except sqlite3.OperationalError as error:
+                if _is_missing(error):
+                    return 0
+                raise
+
+    def put(self, documents: list[codec.Encoded]) -> int:
+        """Return how many were stale."""
+        if not documents:
+            return 0
+        rows = [(d.id, d.at, expiry(self._ttl, d.source), d.raw.decode()) for d in documents]
+        sql = _PUT.format(table=self._sql_name)
+        with self._database.writing() as connection:
+            try:
+                written = connection.executemany(sql, rows).rowcount
+            except sqlite3.OperationalError as error:
+                if not _is_missing(error):
+                    raise
+                self._create(connection)
+                written = connection.executemany(sql, rows).rowcount
+        if self._ttl is not None and self._clock() - self._swept >= SWEEP_SECONDS:
+            self.sweep()
+        return len(rows) - written
+
+    def sweep(self) -> int:
+        self._swept = self._clock()
+        return self.write(_SWEEP, [self._swept])
+
+    def _create(self, connection: Connection) -> None:
+        connection.execute(_CREATE.format(table=self._sql_name))
+        for statement in self._indexes:
+            connection.execute(statement)
+
+    def _index(self, order: list[str]) -> str:
+        terms = order_by(parse_sort(order))
+        digest = hashlib.sha256(terms.encode()).hexdigest()[:16]
+        return f'CREATE INDEX IF NOT EXISTS "{self.name}#{digest}" ON {self._sql_name} ({terms})'
+
+
+def _prepare(connection: Connection) -> None:
+    prepare_blobs(connection)
+    connection.create_function("contains", 2, _contains, deterministic=True)
+
+
+def _contains(pattern: str, value: Any) -> bool:
+    return isinstance(value, str) and _compiled(pattern).search(value) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def _id_list(ids: Iterable[str]) -> str:
+    return msgspec.json.encode([codec.tame_text(key) for key in ids]).decode()
+
+
+def _tables(connection: Connection, prefix: str) -> list[str]:
+    sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%.%' ORDER BY name"
+    return [name for (name,) in connection.execute(sql) if name.startswith(prefix)]
+
+
+def _is_missing(error: sqlite3.OperationalError) -> bool:
+    return "no such table" in str(error)

@@ -1,0 +1,37 @@
+"""When a document has outlived its time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from projections.osis.documents import Ttl
+from projections.osis.query import value_at
+
+#: Seconds between two sweeps of one collection by its writers.
+SWEEP_SECONDS = 60.0
+
+
+def expiry(ttl: Ttl | None, document: Mapping[str, Any]) -> float | None:
+    """Return when the document goes, in seconds since 1970; None if never."""
+    if ttl is None:
+        return None
+    moment = _seconds(value_at(document, ttl.field))
+    return None if moment is None else moment + ttl.seconds
+
+
+def _seconds(value: Any) -> float | None:
+    match value:
+        case bool():
+            return None
+        case int() | float():
+            return float(value)
+        case str():
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                return None
+    if not isinstance(value, datetime):
+        return None
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
