@@ -28,15 +28,15 @@ BATCH = 500
 
 # `id` has no type, so that SQLite never turns a number it is compared with into text.
 _CREATE = "CREATE TABLE IF NOT EXISTS {table} (id PRIMARY KEY NOT NULL, at INTEGER, expires REAL, doc TEXT NOT NULL)"
-_CREATE_DELETE = """
-DELETE FROM {table}
-WHERE id IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR at IS NULL OR at <= ?2)
-"""
-_SWEEP = 'CREATE INDEX IF NOT EXISTS "{name}#expires" ON {table} (expires) WHERE expires IS NOT NULL'
+_CREATE_SWEEP = 'CREATE INDEX IF NOT EXISTS "{name}#expires" ON {table} (expires) WHERE expires IS NOT NULL'
 _PUT = """
 INSERT INTO {table} (id, at, expires, doc) VALUES (?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET at = excluded.at, expires = excluded.expires, doc = excluded.doc
 WHERE excluded.at IS NULL OR {table}.at IS NULL OR excluded.at >= {table}.at
+"""
+_DELETE = """
+DELETE FROM {table}
+WHERE id IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR at IS NULL OR at <= ?2)
 """
 _DELETE = """
 DELETE FROM {table}

@@ -143,9 +143,8 @@ def _floor(value: Scalar) -> str:
 
 def _prefix(where: Prefix) -> Sql:
     key, text = key_of(where.field), tame_text(where.text)
-    end = text_after(text)
-    if end is None:
-        return f"{key} >= ? AND {key} < x''", [text]
+    # Blobs sort after all texts.
+    end = text_after(text) or b""
     return f"{key} >= ? AND {key} < ?", [text, end]
 
 
