@@ -16,7 +16,6 @@ class RunJob(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"):
     #: The fact that is delivered; the cause of what the agent says about the job.
     fact: Id
     correlation: Id | None
-    actor: str
     node: NodeId
     order: Order
     start_by: datetime

@@ -70,6 +70,8 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     script: ScriptName
     hash: Sha256
+    #: Who asked for it: the actor of the command, or the node that began it by itself.
+    by: str
     params: dict[str, Any] = {}
     timeout: Seconds | None = None
     #: Runs that may still follow a failure by themselves (the header's `retries`).

@@ -31,6 +31,8 @@ class ScriptPublished(Struct, frozen=True, kw_only=True):
     name: ScriptName
     hash: Sha256
     source: Source
+    #: Who published it: the actor of the command.
+    by: str
 
 
 class ScriptRetired(Struct, frozen=True, kw_only=True):
