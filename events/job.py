@@ -92,7 +92,7 @@ class JobWaiting(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobQueued(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The job is for `node`. `via` is the role by which it was addressed, or `node`."""
+    """The job is for `node`. `via` is the held role by which it is addressed (`cpu.kvm` for `cpu`), or `node`."""
 
     job: Id
     order: Order
@@ -107,6 +107,8 @@ class BatchJob(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     job: Id
     node: NodeId
+    #: The role by which the node is addressed, or `node`.
+    via: str
     reason: Text = ""
 
 
@@ -116,7 +118,6 @@ class BatchCreated(Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch: Id
     order: Order
     target: Target
-    via: str
     start_by: datetime
     jobs: tuple[BatchJob, ...]
     #: Jobs that may be unfinished at a time; 0 means all of them.
