@@ -43,8 +43,8 @@ def encode(document: Mapping[str, Any]) -> Encoded:
         raise BadDocument(f"a document needs a string `_id`, not {key!r:.80}")
     if at is not None and (type(at) is not int or at not in _INT64):
         raise BadDocument(f"document {key!r:.80}: `_at` is a 64-bit integer, not {at!r:.80}")
-    if any(key.startswith("$") for key in document):
-        raise BadDocument(f"document {key!r:.80}: a top-level field may not begin with $")
+    if any(name.startswith("$") for name in document) or "_expires" in document:
+        raise BadDocument(f"document {key!r:.80}: a top-level field is not named `_expires` or `$…`")
     try:
         raw = _as_json(document)
     except (TypeError, ValueError, RecursionError) as error:

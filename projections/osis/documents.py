@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from projections.osis import codec
 from projections.osis.blobs import Blobs
 from projections.osis.filters import EVERYTHING, Filter
 from projections.osis.names import check_namespace
@@ -33,6 +34,9 @@ Order = Sequence[str]
 
 #: Seconds.
 DAY = 86_400.0
+
+#: Documents that `iterate` reads at a time.
+_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +90,9 @@ class Namespace(ABC):
         time to live acts on documents written after the declaration.
         """
 
-    @abstractmethod
     def get(self, collection: str, document_id: str) -> Document | None:
         """Return the document, or None."""
+        return next(iter(self.get_many(collection, [document_id]).values()), None)
 
     @abstractmethod
     def get_many(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
@@ -134,17 +138,21 @@ class Namespace(ABC):
     def count(self, collection: str, where: Filter = EVERYTHING) -> int:
         """Return how many documents the filter finds."""
 
-    @abstractmethod
     def iterate(self, collection: str, where: Filter = EVERYTHING) -> Iterator[Document]:
         """Yield documents in order of `_id`, reading some at a time. Not a snapshot."""
+        page = self.find(collection, where, limit=_BATCH, total=False)
+        yield from page.items
+        while page.next_cursor is not None:
+            page = self.find(collection, where, limit=_BATCH, after=page.next_cursor, total=False)
+            yield from page.items
 
-    @abstractmethod
     def digest(self, collection: str, *, without: Collection[str] = ()) -> str:
         """Return the SHA-256, in hex, of the canonical JSON of all documents in order of `_id`.
 
         Top-level fields named in `without` are left out. Equal documents have equal digests on
         every adapter, whatever the order of their keys.
         """
+        return codec.digest(self.iterate(collection), without)
 
     @abstractmethod
     def sweep(self, collection: str) -> int:

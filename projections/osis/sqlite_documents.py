@@ -7,7 +7,7 @@ import hashlib
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,6 @@ from projections.osis.sqlite_database import Connection, SqliteDatabase
 from projections.osis.sqlite_query import beyond, condition, order_by
 from projections.osis.ttl import SWEEP_SECONDS, expiry
 
-#: Documents read at a time by `iterate`.
-BATCH = 500
-
 # `id` has no type, so that SQLite never turns a number it is compared with into text.
 _CREATE = "CREATE TABLE IF NOT EXISTS {table} (id PRIMARY KEY NOT NULL, at INTEGER, expires REAL, doc TEXT NOT NULL)"
 _CREATE_SWEEP = 'CREATE INDEX IF NOT EXISTS "{name}#expires" ON {table} (expires) WHERE expires IS NOT NULL'
@@ -33,10 +30,6 @@ _PUT = """
 INSERT INTO {table} (id, at, expires, doc) VALUES (?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET at = excluded.at, expires = excluded.expires, doc = excluded.doc
 WHERE excluded.at IS NULL OR {table}.at IS NULL OR excluded.at >= {table}.at
-"""
-_DELETE = """
-DELETE FROM {table}
-WHERE id IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR at IS NULL OR at <= ?2)
 """
 _DELETE = """
 DELETE FROM {table}
@@ -96,9 +89,6 @@ class SqliteNamespace(Namespace):
     def declare(self, collection: str, *, indexes: Iterable[Order] = (), ttl: Ttl | None = None) -> None:
         self._table(collection).declare([list(order) for order in indexes], ttl)
 
-    def get(self, collection: str, document_id: str) -> Document | None:
-        return self.get_many(collection, [document_id]).get(codec.tame_text(document_id))
-
     def get_many(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
         sql = "SELECT id, doc FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
         rows = self._table(collection).read(sql, [_id_list(ids)])
@@ -137,18 +127,6 @@ class SqliteNamespace(Namespace):
         sql, parameters = condition(where)
         rows = self._table(collection).read(f"SELECT count(*) FROM {{table}} WHERE {sql}", parameters)
         return rows[0][0] if rows else 0
-
-    def iterate(self, collection: str, where: Filter = EVERYTHING) -> Iterator[Document]:
-        after = None
-        while True:
-            page = self.find(collection, where, limit=BATCH, after=after, total=False)
-            yield from page.items
-            after = page.next_cursor
-            if after is None:
-                return
-
-    def digest(self, collection: str, *, without: Collection[str] = ()) -> str:
-        return codec.digest(self.iterate(collection), without)
 
     def sweep(self, collection: str) -> int:
         return self._table(collection).sweep()

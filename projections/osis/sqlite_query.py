@@ -35,8 +35,7 @@ from projections.osis.query import Key, check_path, check_scalar, folded_pattern
 Sql = tuple[str, list[Any]]
 
 _NULL = float("-inf")
-_FALSE, _TRUE, _OBJECT, _ARRAY = b"\x00", b"\x01", b"\x02", b"\x03"
-_JSON_TYPES = {str: ("text",), bool: ("true", "false"), int: ("integer", "real"), float: ("integer", "real")}
+_FALSE, _TRUE = b"\x00", b"\x01"
 
 
 def key_of(field: str) -> str:
@@ -154,11 +153,11 @@ def _contains(where: Contains) -> Sql:
 
 def _has(where: Has) -> Sql:
     path, value = json_path(check_path(where.field)), check_scalar(where.value)
+    test, parameters = "type = 'text' AND value = ?", [value]
     if isinstance(value, bool):
         test, parameters = "type = ?", ["true" if value else "false"]
-    else:
-        types = ", ".join(f"'{name}'" for name in _JSON_TYPES[type(value)])
-        test, parameters = f"type IN ({types}) AND value = ?", [value]
+    elif isinstance(value, int | float):
+        test = "type IN ('integer', 'real') AND value = ?"
     return (
         f"(json_type(doc, {path}) = 'array' AND EXISTS (SELECT 1 FROM json_each(doc, {path}) WHERE {test}))",
         parameters,
