@@ -47,9 +47,7 @@ class InfluxDB(Server):
         return [PROGRAM, "run", "-config", str(self.directory / "influxdb.conf")]
 
     def write_configuration(self) -> None:
-        text = CONFIGURATION.format(
-            main=self.port(), rpc=self.port("rpc"), directory=self.directory
-        )
+        text = CONFIGURATION.format(main=self.port(), rpc=self.port("rpc"), directory=self.directory)
         write_private(self.directory / "influxdb.conf", text)
 
     def is_ready(self) -> bool:

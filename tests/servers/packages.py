@@ -71,9 +71,7 @@ def install() -> None:
         return
     names = [package.name for package in packages]
     if os.geteuid() != 0:
-        raise MissingPackagesError(
-            f"not installed: {', '.join(names)}\nrun as root: {_command(names)}"
-        )
+        raise MissingPackagesError(f"not installed: {', '.join(names)}\nrun as root: {_command(names)}")
     print(f"installing {', '.join(names)}", flush=True)  # noqa: T201 - a long step is named
     with _services_may_not_start():
         _apt_get("update", "-q")
@@ -137,9 +135,7 @@ def _services_may_not_start() -> Iterator[None]:
 
 def _disable(unit: str) -> None:
     """Undo what the installation did for the next boot."""
-    subprocess.run(
-        ["deb-systemd-helper", "disable", unit], check=False, capture_output=True, timeout=60
-    )
+    subprocess.run(["deb-systemd-helper", "disable", unit], check=False, capture_output=True, timeout=60)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ class Process:
         """End the program and all of its children with SIGKILL, and wait until it is gone."""
         if (pid := self.pid()) is not None:
             os.killpg(pid, signal.SIGKILL)
-            wait_until(
-                lambda: self.pid() is None, deadline=KILL_DEADLINE, what=f"{pid} to be killed"
-            )
+            wait_until(lambda: self.pid() is None, deadline=KILL_DEADLINE, what=f"{pid} to be killed")
         self.pid_file.unlink(missing_ok=True)
 
     def log_tail(self, lines: int = 30) -> str:

@@ -3,13 +3,14 @@
 import hashlib
 import socket
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import quote
+from typing import ClassVar
 
 import httpx
 
+from tests.servers.management import Management
 from tests.servers.process import Process
 from tests.servers.server import Server, write_private
+from tests.waiting import wait_until
 
 #: Debian's start script; the one in /usr/sbin insists on root and on the system's folders.
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -35,9 +36,7 @@ log.file.level = info
 """
 
 #: Two schedulers of each kind are enough for tests and start faster; distribution on loopback.
-ERLANG_ARGUMENTS = (
-    "+S 2:2 +SDcpu 2:2 +SDio 2 -kernel inet_dist_use_interface {127,0,0,1} -start_epmd false"
-)
+ERLANG_ARGUMENTS = "+S 2:2 +SDcpu 2:2 +SDio 2 -kernel inet_dist_use_interface {127,0,0,1} -start_epmd false"
 
 
 class RabbitMQ(Server):
@@ -62,11 +61,7 @@ class RabbitMQ(Server):
     @property
     def url(self) -> str:
         """The AMQP address of the default virtual host, as administrator."""
-        return self.vhost_url("/")
-
-    def vhost_url(self, vhost: str) -> str:
-        """Return the AMQP address of a virtual host, as administrator."""
-        return f"amqp://{self._login}@127.0.0.1:{self.port()}/{quote(vhost, safe='')}"
+        return f"amqp://{self._login}@127.0.0.1:{self.port()}/%2F"
 
     @property
     def management_url(self) -> str:
@@ -74,37 +69,26 @@ class RabbitMQ(Server):
         return f"http://{self._login}@127.0.0.1:{self.port('management')}"
 
     @property
+    def management(self) -> Management:
+        """The management API."""
+        return Management(self.management_url, self.url)
+
+    @property
     def stream_url(self) -> str:
         """The address of the stream protocol in the default virtual host, as administrator."""
         return f"rabbitmq-stream://{self._login}@127.0.0.1:{self.port('stream')}/%2F"
 
     @property
+    def addresses(self) -> dict[str, str]:
+        return {
+            self.variable: self.url,
+            "FLEETBUS_TEST_RABBITMQ_MANAGEMENT_URL": self.management_url,
+            "FLEETBUS_TEST_RABBITMQ_STREAM_URL": self.stream_url,
+        }
+
+    @property
     def _login(self) -> str:
         return f"{self.user}:{self.password}"
-
-    # ---- virtual hosts
-
-    def add_vhost(self, vhost: str) -> str:
-        """Make a virtual host in which the administrator may do all; return its AMQP address."""
-        self.api("PUT", f"vhosts/{quote(vhost, safe='')}")
-        everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        self.api("PUT", f"permissions/{quote(vhost, safe='')}/{self.user}", everything)
-        return self.vhost_url(vhost)
-
-    def delete_vhost(self, vhost: str) -> None:
-        """Delete a virtual host; connections to it are closed by the server."""
-        self.api("DELETE", f"vhosts/{quote(vhost, safe='')}")
-
-    def api(self, method: str, path: str, body: object = None) -> Any:
-        """Ask the management API at ``/api/<path>`` and return its answer, decoded.
-
-        Raises httpx.HTTPStatusError when the answer is an error.
-        """
-        answer = httpx.request(
-            method, f"{self.management_url}/api/{path}", json=body, timeout=30, trust_env=False
-        )
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
 
     # ---- the process
 
@@ -143,10 +127,32 @@ class RabbitMQ(Server):
 
     def is_ready(self) -> bool:
         try:
-            self.api("GET", "vhosts")
+            self.management.ask("GET", "vhosts")
         except httpx.HTTPError:
             return False
         return _speaks_amqp(self.port())
+
+    def provision(self) -> None:
+        """Make the broker remember that it coordinates streams.
+
+        RabbitMQ 3.10 notes this with its first stream and writes the note to disk about half a
+        second later; killed before that, it never finds its streams again.
+        """
+        self.management.ask(
+            "PUT",
+            "queues/%2F/first-stream",
+            {"durable": True, "arguments": {"x-queue-type": "stream"}},
+        )
+        self.management.ask("DELETE", "queues/%2F/first-stream")
+        wait_until(
+            self._remembers_coordinator,
+            deadline=self.start_deadline,
+            what=f"the stream coordinator's entry below {self.directory}",
+        )
+
+    def _remembers_coordinator(self) -> bool:
+        names = self.directory.glob("data/*/coordination/*/names.dets")
+        return any(b"rabbit_stream_coordinator" in path.read_bytes() for path in names)
 
     def stop(self) -> None:
         super().stop()

@@ -32,9 +32,7 @@ class Redis(Server):
         return [PROGRAM, str(self.directory / "redis.conf")]
 
     def write_configuration(self) -> None:
-        text = CONFIGURATION.format(
-            port=self.port(), password=self.password, directory=self.directory
-        )
+        text = CONFIGURATION.format(port=self.port(), password=self.password, directory=self.directory)
         write_private(self.directory / "redis.conf", text)
 
     def is_ready(self) -> bool:

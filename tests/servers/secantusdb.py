@@ -18,10 +18,7 @@ class SecantusDB(Server):
     @property
     def url(self) -> str:
         """The address without a database: tests make their own."""
-        return (
-            f"mongodb://{self.user}:{self.password}@127.0.0.1:{self.port()}"
-            "/?authSource=admin&directConnection=true"
-        )
+        return f"mongodb://{self.user}:{self.password}@127.0.0.1:{self.port()}/?authSource=admin&directConnection=true"
 
     def command(self) -> list[str]:
         command = [sys.executable, "-m", "secantus", "--config", "secantusd.toml"]
@@ -55,11 +52,11 @@ class SecantusDB(Server):
         return (self.directory / "provisioned").exists()
 
     def _client(self) -> pymongo.MongoClient[dict[str, Any]]:
-        login = {"username": self.user, "password": self.password} if self._has_user else {}
         return pymongo.MongoClient(
             "127.0.0.1",
             self.port(),
             directConnection=True,
             serverSelectionTimeoutMS=2000,
-            **login,
+            username=self.user if self._has_user else None,
+            password=self.password if self._has_user else None,
         )

@@ -54,6 +54,11 @@ class Server(abc.ABC):
     def url(self) -> str:
         """The address with user and password, as a client takes it."""
 
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The variables under which tests find the server."""
+        return {self.variable: self.url}
+
     @abc.abstractmethod
     def command(self) -> list[str]:
         """The program and its arguments, without any secret."""
@@ -70,7 +75,7 @@ class Server(abc.ABC):
         """Give the program's environment: nothing of ours but the way to programs."""
         return {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LANG": "C.UTF-8"}
 
-    def provision(self) -> None:
+    def provision(self) -> None:  # noqa: B027 - most servers need nothing
         """Do once, after the first start, what cannot be configured."""
 
     # ---- what tests do with it
@@ -144,10 +149,7 @@ class Server(abc.ABC):
             if not self.running:
                 raise ServerError(f"{self.name} ended while starting:\n{self.log_tail()}")
             if time.monotonic() >= end:
-                raise ServerError(
-                    f"{self.name} was not ready within {self.start_deadline:g} s:\n"
-                    f"{self.log_tail()}"
-                )
+                raise ServerError(f"{self.name} was not ready within {self.start_deadline:g} s:\n{self.log_tail()}")
             time.sleep(0.1)
 
     def _serves(self) -> bool:

@@ -18,7 +18,11 @@ DEFAULT_DIRECTORY = Path(__file__).parents[2] / ".services"
 
 
 class Services:
-    """RabbitMQ, Redis, InfluxDB and SecantusDB, started and stopped together."""
+    """RabbitMQ, Redis, InfluxDB and SecantusDB in one folder, for any number of processes.
+
+    A person brings them up to stay (`up`, `down`); a run of tests starts what it needs and the
+    last run to end stops what no person has asked for (`in_use`, `start`).
+    """
 
     def __init__(self, directory: Path = DEFAULT_DIRECTORY) -> None:
         self.directory = directory.resolve()
@@ -32,19 +36,38 @@ class Services:
             self.influxdb,
             self.secantusdb,
         )
+        self._keep = self.directory / "keep"
 
     def up(self) -> None:
-        """Start what does not run, side by side; return when all serve. Raises ServerError."""
+        """Start what does not run, side by side, to stay until `down`. Raises ServerError."""
         require_programs()
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make_directory()
+        self._keep.touch()
         with self._alone():
-            self._each(lambda server: server.start())
+            self._each(Server.start)
 
     def down(self) -> None:
         """Stop what runs. Data, addresses and passwords stay."""
         if self.directory.exists():
+            self._keep.unlink(missing_ok=True)
             with self._alone():
-                self._each(lambda server: server.stop())
+                self._each(Server.stop)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Use the servers; the last user to leave stops them, unless they are `up` to stay."""
+        self._make_directory()
+        with (self.directory / "users").open("w") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            yield
+            if not self._keep.exists() and _is_last(users.fileno()):
+                self.down()
+
+    def start(self, server: Server) -> None:
+        """Start one of the servers, unless it runs. Raises ServerError."""
+        require_programs()
+        with self._alone():
+            server.start()
 
     @property
     def running(self) -> bool:
@@ -53,10 +76,10 @@ class Services:
 
     def environment(self) -> dict[str, str]:
         """Return the variables under which tests find the servers."""
-        return {server.variable: server.url for server in self.all} | {
-            "FLEETBUS_TEST_RABBITMQ_MANAGEMENT_URL": self.rabbitmq.management_url,
-            "FLEETBUS_TEST_RABBITMQ_STREAM_URL": self.rabbitmq.stream_url,
-        }
+        return {name: value for server in self.all for name, value in server.addresses.items()}
+
+    def _make_directory(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _each(self, action: Callable[[Server], None]) -> None:
         with ThreadPoolExecutor(len(self.all)) as pool:
@@ -69,3 +92,12 @@ class Services:
         with (self.directory / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _is_last(users: int) -> bool:
+    """Tell whether no other process holds the file; if so, newcomers wait until we close it."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
