@@ -376,7 +376,8 @@ class _Lease:
         self._lock = threading.Lock()
         self._take_sql = (
             f"INSERT INTO {table} ({key_column}, owner, until) VALUES (?, ?, ?) ON CONFLICT ({key_column}) DO UPDATE "
-            "SET owner = excluded.owner, until = excluded.until WHERE owner IS NULL OR owner = excluded.owner OR until < ?"
+            "SET owner = excluded.owner, until = excluded.until "
+            "WHERE owner IS NULL OR owner = excluded.owner OR until < ?"
         )
         self._give_sql = f"UPDATE {table} SET owner = '', until = 0 WHERE {key_column} = ? AND owner = ?"
         self._key = key

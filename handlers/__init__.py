@@ -1,0 +1,1 @@
+"""Deciders (pure), the one loop that runs them, and deliveries."""
