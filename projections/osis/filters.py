@@ -9,8 +9,8 @@ Rules that hold for all of them:
 - Strings are compared by code point, exactly.
 - Comparisons see scalars only; `Has` is the one that looks into a list (and only there).
 
-The order used for sorting: null or missing, numbers, strings, false, true. Sorting by a field that
-holds lists or objects gives no defined order.
+The order used for sorting: null or missing, numbers, strings, false, true. A field that holds
+lists or objects cannot be sorted by: the order is undefined, and a second page raises `BadQuery`.
 """
 
 from __future__ import annotations

@@ -106,7 +106,10 @@ class Live(ABC):
 
     @abstractmethod
     def incr(self, key: str, *, seconds: float) -> int:
-        """Add one to a counter and return it. It begins again `seconds` after its *first* count."""
+        """Add one to a counter and return it. It begins again `seconds` after its *first* count.
+
+        Counters and values are apart: a counter cannot be read with `get`.
+        """
 
     @abstractmethod
     def ping(self) -> None:
@@ -132,8 +135,9 @@ class Subscription:
         on_close: Callable[[Subscription], None] | None = None,
     ) -> None:
         self.channels = channels
-        self._items: deque[Message] = deque()
+        self._items: deque[Item] = deque()
         self._waiting = waiting
+        # What was lost before the first item that waits.
         self._lost: int | None = 0
         self._wake = wake
         self._on_close = on_close
@@ -166,22 +170,14 @@ class Subscription:
             self._on_close(self)
         self._tell()
 
-    def offer(self, message: Message) -> None:
-        """For adapters: a message came."""
+    def offer(self, item: Item) -> None:
+        """For adapters: a message came, or a gap where the server was away."""
         with self._changed:
             if self._closed:
                 return
             if len(self._items) >= self._waiting:
-                self._items.popleft()
-                self._lost = None if self._lost is None else self._lost + 1
-            self._items.append(message)
-        self._tell()
-
-    def interrupted(self) -> None:
-        """For adapters: the server was away, messages may be lost."""
-        with self._changed:
-            self._items.clear()
-            self._lost = None
+                self._drop(self._items.popleft())
+            self._items.append(item)
         self._tell()
 
     def __iter__(self) -> Iterator[Item]:
@@ -202,6 +198,10 @@ class Subscription:
             lost, self._lost = self._lost, 0
             return Gap(lost)
         return self._items.popleft() if self._items else None
+
+    def _drop(self, item: Item) -> None:
+        count = item.lost if isinstance(item, Gap) else 1
+        self._lost = None if count is None or self._lost is None else self._lost + count
 
     def _tell(self) -> None:
         with self._changed:

@@ -8,6 +8,7 @@ from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from projections.osis.codec import tame_text
 from projections.osis.live import TAIL_LINES, TAIL_SECONDS, WAITING, Live, Message, Subscription
 from projections.osis.names import check_tail_number, check_text
 
@@ -23,6 +24,7 @@ class MemoryLive(Live):
         self._lock = threading.Lock()
         self._tails: dict[str, tuple[float, dict[int, str], list[int]]] = {}
         self._values: dict[str, tuple[float, bytes]] = {}
+        self._counters: dict[str, tuple[float, int]] = {}
         self._subscribers: defaultdict[str, list[Subscription]] = defaultdict(list)
         self._swept = clock()
 
@@ -34,12 +36,12 @@ class MemoryLive(Live):
         keep: int = TAIL_LINES,
         seconds: float = TAIL_SECONDS,
     ) -> None:
-        new = [(check_tail_number(n), line) for n, line in lines]
+        new = [(check_tail_number(n), tame_text(line)) for n, line in lines]
         now = self._clock()
         with self._lock:
             self._sweep(now)
             until, held, order = self._tails.get(check_text("tail", tail), (now, {}, []))
-            if until < now:
+            if until <= now:
                 held, order = {}, []
             for n, line in new:
                 if n not in held:
@@ -85,17 +87,17 @@ class MemoryLive(Live):
     def delete(self, key: str) -> None:
         with self._lock:
             self._values.pop(check_text("key", key), None)
+            self._counters.pop(key, None)
 
     def incr(self, key: str, *, seconds: float) -> int:
         now = self._clock()
         with self._lock:
             self._sweep(now)
-            until, value = self._values.get(check_text("key", key), (now, b"0"))
+            until, count = self._counters.get(check_text("key", key), (now, 0))
             if until <= now:
-                until, value = now + seconds, b"0"
-            count = int(value) + 1
-            self._values[key] = (until, b"%d" % count)
-            return count
+                until, count = now + seconds, 0
+            self._counters[key] = (until, count + 1)
+            return count + 1
 
     def ping(self) -> None:
         return
@@ -119,3 +121,4 @@ class MemoryLive(Live):
         self._swept = now
         self._tails = {name: tail for name, tail in self._tails.items() if tail[0] > now}
         self._values = {key: value for key, value in self._values.items() if value[0] > now}
+        self._counters = {key: counter for key, counter in self._counters.items() if counter[0] > now}

@@ -82,10 +82,14 @@ def value_at(document: Mapping[str, Any], field: str) -> Any:
 
 
 def write_cursor(keys: Sequence[Key], document: Mapping[str, Any]) -> str:
-    """Return the cursor that stands just after the document."""
+    """Return the cursor that stands just after the document; raises `BadQuery`."""
     values = [value_at(document, key.field) for key in keys]
-    scalars = [None if isinstance(value, list | dict) else value for value in values]
-    body = msgspec.json.encode([_spell(keys), scalars])
+    for key, value in zip(keys, values, strict=True):
+        if isinstance(value, list | dict):
+            raise BadQuery(
+                f"documents cannot be sorted by {key.field!r}: {document['_id']!r:.80} holds no scalar there"
+            )
+    body = msgspec.json.encode([_spell(keys), values])
     return base64.urlsafe_b64encode(body).rstrip(b"=").decode()
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, get_args
 
+from projections.osis.codec import tame_text
 from projections.osis.errors import BadPoint, BadQuery, Misuse
 from projections.osis.names import check_series
 from projections.osis.query import check_limit
@@ -15,6 +16,8 @@ from projections.osis.series import Aggregate, Measurement, Point, Value
 LEAST_KEEP = 3_600.0
 #: Most times of one line.
 MAX_TIMES = 100_000
+#: Bytes of a text field: InfluxDB takes 64 KiB.
+MAX_TEXT = 60_000
 #: Nanoseconds since 1970: InfluxDB's last one.
 _END_OF_TIME = 2**63 - 1_000
 
@@ -56,7 +59,7 @@ class Rules:
         for tag in tags or {}:
             if tag not in measurement.tags:
                 raise BadQuery(f"{tag!r:.80} is no tag of {measurement.name}: {', '.join(measurement.tags)}")
-        return tags or {}
+        return {tag: tame_text(text) for tag, text in (tags or {}).items()}
 
     def _accept(self, point: Point) -> Point:
         measurement = self._measurements.get(point.measurement)
@@ -66,12 +69,16 @@ class Rules:
             raise BadPoint(f"{measurement.name}: time {point.time} is no count of nanoseconds since 1970")
         for tag, text in point.tags.items():
             _check_tag(measurement, tag, text)
-        fields = {name: _number(value) for name, value in point.fields.items() if _is_finite(value)}
+        fields = {name: _kept(value) for name, value in point.fields.items() if _is_finite(value)}
         for name in fields:
             if name in measurement.tags or name == "time":
                 raise BadPoint(f"{measurement.name}: {name!r} names a tag or the time, so it cannot be a field")
             check_series("field", name)
-        return Point(measurement.name, point.tags, fields, time=point.time)
+        for name, value in fields.items():
+            if isinstance(value, str) and len(value.encode()) > MAX_TEXT:
+                raise BadPoint(f"{measurement.name}: the text of field {name!r} has more than {MAX_TEXT:,} bytes")
+        tags = {tag: tame_text(text) for tag, text in point.tags.items()}
+        return Point(measurement.name, tags, fields, time=point.time)
 
     def _declare(self, measurement: Measurement) -> None:
         for tag in measurement.tags:
@@ -97,12 +104,22 @@ def kind_of(value: Value) -> Kind:
             return "number"
 
 
-def check_aggregate(aggregate: str, step: int | None, limit: int) -> None:
+def check_span(start: int, end: int, step: int | None) -> None:
+    """Raise `BadQuery` for times that no query can have."""
+    if not 0 <= start <= _END_OF_TIME or not 0 <= end <= _END_OF_TIME:
+        raise BadQuery(f"from {start} to {end}: both are counts of nanoseconds since 1970")
+    if step is None:
+        return
+    if step <= 0:
+        raise BadQuery(f"step {step} is not a number of nanoseconds above 0")
+    if (end - start) // step > MAX_TIMES:
+        raise BadQuery(f"from {start} to {end} there are more than {MAX_TIMES:,} steps of {step} ns: take longer ones")
+
+
+def check_aggregate(aggregate: str, limit: int) -> None:
     """Raise `BadQuery` for what no query can be."""
     if aggregate not in get_args(Aggregate):
         raise BadQuery(f"no aggregate {aggregate!r:.80}: {', '.join(get_args(Aggregate))}")
-    if step is not None and step <= 0:
-        raise BadQuery(f"step {step} is not a number of nanoseconds above 0")
     check_limit(limit, MAX_TIMES)
 
 
@@ -124,7 +141,11 @@ def _is_finite(value: float | str | bool) -> bool:
     return isinstance(value, str) or math.isfinite(value)
 
 
-def _number(value: float | str | bool) -> Value:
-    if isinstance(value, str | bool):
-        return value
-    return float(value)
+def _kept(value: float | str | bool) -> Value:
+    match value:
+        case bool():
+            return value
+        case str():
+            return tame_text(value)
+        case _:
+            return float(value)

@@ -12,7 +12,7 @@ import msgspec
 from projections.osis.errors import BadPoint
 from projections.osis.names import check_namespace
 from projections.osis.series import Aggregate, Line, Measurement, Point, Series, Value
-from projections.osis.series_rules import Kind, Rules, check_aggregate, kind_of, refuse_aggregate
+from projections.osis.series_rules import Kind, Rules, check_aggregate, check_span, kind_of, refuse_aggregate
 from projections.osis.sqlite_database import Connection, SqliteDatabase
 
 #: Seconds between two looks for points that have outlived their time.
@@ -123,7 +123,8 @@ class SqliteSeries(Series):
         aggregate: Aggregate = "mean",
         limit: int = 10_000,
     ) -> dict[str, Line]:
-        check_aggregate(aggregate, step, limit)
+        check_span(start, end, step)
+        check_aggregate(aggregate, limit)
         matching, parameters = self._matching(measurement, tags)
         lines: dict[str, Line] = {}
         with self._database.reading() as connection:

@@ -12,13 +12,18 @@ from projections.osis.query import value_at
 #: Seconds between two sweeps of one collection by its writers.
 SWEEP_SECONDS = 60.0
 
+# The year 9999, the last that all adapters can write.
+_FAR = 253_370_764_800.0
+
 
 def expiry(ttl: Ttl | None, document: Mapping[str, Any]) -> float | None:
     """Return when the document goes, in seconds since 1970; None if never."""
     if ttl is None:
         return None
     moment = _seconds(value_at(document, ttl.field))
-    return None if moment is None else moment + ttl.seconds
+    if moment is None or not 0 <= moment + ttl.seconds < _FAR:
+        return None
+    return moment + ttl.seconds
 
 
 def _seconds(value: Any) -> float | None:
@@ -34,4 +39,7 @@ def _seconds(value: Any) -> float | None:
                 return None
     if not isinstance(value, datetime):
         return None
-    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    try:
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    except OverflowError:
+        return None
