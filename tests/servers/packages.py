@@ -74,10 +74,8 @@ def install() -> None:
         raise MissingPackagesError(f"not installed: {', '.join(names)}\nrun as root: {_command(names)}")
     print(f"installing {', '.join(names)}", flush=True)  # noqa: T201 - a long step is named
     with _services_may_not_start():
-        _apt_get("update", "-q")
-        _apt_get("install", "-q", "-y", "--no-install-recommends", *names)
-    for unit in (unit for package in packages for unit in package.units):
-        _disable(unit)
+        _apt_get(names)
+    _disable([unit for package in packages for unit in package.units])
     if absent := missing():
         raise ServerError(f"still missing after the installation: {absent}")
 
@@ -102,19 +100,27 @@ def _command(names: list[str]) -> str:
     return f"apt-get install --no-install-recommends {' '.join(names)}"
 
 
-def _apt_get(*arguments: str) -> None:
+def _apt_get(names: list[str]) -> None:
+    """Install packages, from lists that are up to date as far as their sources answer."""
+    update = _run("apt-get", "update", "-q")
+    # another checkout may be installing at this moment
+    wait = ("-o", "DPkg::Lock::Timeout=600")
+    result = _run("apt-get", *wait, "install", "-q", "-y", "--no-install-recommends", *names)
+    if result.returncode != 0:
+        said = "\n".join((update.stderr + result.stdout + result.stderr).splitlines()[-20:])
+        raise ServerError(f"apt-get could not install {', '.join(names)}:\n{said}")
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    result = subprocess.run(
-        ["apt-get", *arguments],
+    return subprocess.run(
+        command,
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
-    if result.returncode != 0:
-        said = "\n".join((result.stdout + result.stderr).splitlines()[-20:])
-        raise ServerError(f"apt-get {' '.join(arguments)} failed:\n{said}")
 
 
 @contextlib.contextmanager
@@ -133,9 +139,10 @@ def _services_may_not_start() -> Iterator[None]:
         POLICY.unlink()
 
 
-def _disable(unit: str) -> None:
-    """Undo what the installation did for the next boot."""
-    subprocess.run(["deb-systemd-helper", "disable", unit], check=False, capture_output=True, timeout=60)
+def _disable(units: list[str]) -> None:
+    """Undo what the installation arranged for the next boot, where systemd would carry it out."""
+    if units and shutil.which("systemctl"):
+        _run("systemctl", "--quiet", "disable", *units)
 
 
 if __name__ == "__main__":
