@@ -1,0 +1,279 @@
+"""Publishing with confirms that are not waited for one by one: a window of messages is on its way at a time.
+
+Callers' threads put messages into a queue; the I/O thread sends them in that order over one channel and settles their
+futures when the broker confirms. What is on its way when the channel ends may have been appended or not: it fails with
+`NotConfirmed`, and so does what waits behind it, so that a sender who sends again what failed keeps its order. Only
+the message that made the broker close the channel, when its words tell which, fails with `Refused`.
+"""
+
+import asyncio
+import re
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any
+
+from pika.spec import BasicProperties
+
+from bus.errors import BusError, Closed, NotConfirmed, Refused
+from bus.rabbitmq.channel import ACCESS_REFUSED, PRECONDITION_FAILED, Channel, ChannelGone
+from bus.rabbitmq.connection import Connection
+from bus.rabbitmq.lane import Lane
+from bus.rabbitmq.names import NO_TOPOLOGY
+
+#: Messages, and bytes of their bodies, that may be unconfirmed; then `publish` blocks.
+WINDOW = 10_000
+WINDOW_BYTES = 64 * 2**20
+#: Seconds until a message that is not confirmed is given up.
+CONFIRM_WITHIN = 30.0
+#: Messages that are sent before the I/O thread looks after everything else again.
+BURST = 200
+#: The longest key, id or type in bytes: AMQP 0.9.1 gives a short string one byte of length.
+LONGEST = 255
+#: The header that says which of the messages on their way came back: `basic.return` carries no delivery tag.
+TAG_HEADER = "n"
+
+
+class _Sending:
+    """One message on its way."""
+
+    __slots__ = ("body", "future", "give_up_at", "key", "properties")
+
+    def __init__(self, key: str, body: bytes, properties: BasicProperties) -> None:
+        self.key = key
+        self.body = body
+        self.properties = properties
+        self.give_up_at = time.monotonic() + CONFIRM_WITHIN
+        #: With `mandatory` whether a queue took it, else None.
+        self.future: Future[Any] = Future()
+        # from here on nobody can cancel it: it may be in the log already
+        self.future.set_running_or_notify_cancel()
+
+
+class Publisher:
+    """One exchange, one channel. With `mandatory` the futures tell whether a queue took the message."""
+
+    def __init__(self, connection: Connection, exchange: str, *, mandatory: bool) -> None:
+        self._connection = connection
+        self._exchange = exchange
+        self._mandatory = mandatory
+        self._room = threading.Condition()
+        self._waiting: deque[_Sending] = deque()
+        self._open_count = 0
+        self._open_bytes = 0
+        self._awake = False
+        self._closed = False
+        # of the I/O thread alone
+        self._channel: Channel | None = None
+        self._opened_once = False
+        self._sent: OrderedDict[int, _Sending] = OrderedDict()
+        self._returned: set[int] = set()
+        self._next_tag = 1
+        self._holds = 0
+        self._trouble = ""
+        self._lane = Lane(connection, self._opened, self._lost)
+        self._lane.start()
+        connection.soon(lambda: connection.spawn(self._sweep()))
+
+    # any thread
+
+    def publish(self, key: str, body: bytes, properties: BasicProperties) -> Future[Any]:
+        sending = _Sending(key, body, properties)
+        if error := self._unfit(sending):
+            sending.future.set_exception(error)
+            return sending.future
+        with self._room:
+            if error := self._wait_for_room(sending):
+                sending.future.set_exception(error)
+                return sending.future
+            self._open_count += 1
+            self._open_bytes += len(body)
+            self._waiting.append(sending)
+            wake, self._awake = not self._awake, True
+        if wake:
+            self._connection.soon(self._drain)
+        return sending.future
+
+    def _unfit(self, sending: _Sending) -> BusError | None:
+        shorts = {"routing key": sending.key, "id": sending.properties.message_id, "type": sending.properties.type}
+        for what, text in shorts.items():
+            if text and len(text.encode()) > LONGEST:
+                return Refused(f"the {what} has {len(text.encode())} bytes, AMQP takes at most {LONGEST}")
+        return None
+
+    def _wait_for_room(self, sending: _Sending) -> BusError | None:
+        # whoever publishes in a future's callback is in the I/O thread, which alone makes room
+        patience = 0.0 if self._connection.inside else CONFIRM_WITHIN
+        self._room.wait_for(lambda: self._closed or self._has_room(len(sending.body)), patience)
+        if self._closed:
+            return Closed("the bus is closed")
+        if not self._has_room(len(sending.body)):
+            return NotConfirmed(f"{self._open_count} messages have waited for {CONFIRM_WITHIN:.0f} seconds")
+        sending.give_up_at = time.monotonic() + CONFIRM_WITHIN
+        return None
+
+    def _has_room(self, size: int) -> bool:
+        fits = self._open_bytes + size <= WINDOW_BYTES or self._open_count == 0
+        return fits and self._open_count < WINDOW
+
+    def close(self) -> None:
+        """Fails with `Closed` what is not confirmed. To be called when the I/O thread has ended."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+        self._settle([*self._take_sent(), *self._take_waiting()], Closed("the bus was closed"))
+
+    # the I/O thread
+
+    def hold(self) -> None:
+        """Sends nothing more until as many calls of `release`."""
+        self._holds += 1
+
+    def release(self) -> None:
+        self._holds -= 1
+        self._drain()
+
+    async def _opened(self, channel: Channel) -> None:
+        await channel.exchange_exists(self._exchange)
+        await channel.confirm(self._confirmed)
+        channel.on_return(self._came_back)
+        self._trouble = ""
+        self._next_tag = 1
+        self._opened_once, self._channel = True, channel
+        self._drain()
+
+    def _lost(self, gone: ChannelGone) -> bool:
+        self._trouble = NO_TOPOLOGY if gone.missing else gone.text
+        if not self._opened_once:
+            return True
+        self._opened_once, self._channel = False, None
+        sent, waiting = self._take_sent(), self._take_waiting()
+        if _names_exchange(gone):
+            self._settle([*sent, *waiting], Refused(gone.text))
+            return True
+        # its like was refused the first time already: the broker did not look at what follows
+        guilty = next((sending for sending in sent if _is_named(sending, gone)), None)
+        if guilty is not None:
+            sent.remove(guilty)
+            self._settle([guilty], Refused(gone.text))
+        self._settle([*sent, *waiting], NotConfirmed(f"the connection broke: {gone.text}"))
+        return True
+
+    def _came_back(self, properties: BasicProperties) -> None:
+        tag = (properties.headers or {}).get(TAG_HEADER)
+        if isinstance(tag, int):
+            self._returned.add(tag)
+
+    def _drain(self) -> None:
+        for _ in range(BURST):
+            sending = self._next()
+            if sending is None:
+                return
+            self._send(sending)
+        asyncio.get_running_loop().call_soon(self._drain)
+
+    def _next(self) -> _Sending | None:
+        with self._room:
+            if self._channel is None or self._holds or not self._waiting:
+                self._awake = False
+                return None
+            return self._waiting.popleft()
+
+    def _send(self, sending: _Sending) -> None:
+        assert self._channel is not None
+        tag = self._next_tag
+        self._next_tag += 1
+        self._sent[tag] = sending
+        if self._mandatory:
+            sending.properties.headers = {TAG_HEADER: tag}
+        try:
+            self._channel.publish(
+                self._exchange, sending.key, sending.body, sending.properties, mandatory=self._mandatory
+            )
+        except ChannelGone:
+            # the lane hears of it too, and fails what is on its way
+            self._channel = None
+
+    def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
+        tags = self._up_to(tag) if multiple else [tag] if tag in self._sent else []
+        done = [(each, self._sent.pop(each)) for each in tags]
+        if not taken:
+            self._settle((sending for _, sending in done), NotConfirmed("the broker could not store it"))
+            return
+        self._give_back(sending for _, sending in done)
+        for each, sending in done:
+            found = each not in self._returned
+            self._returned.discard(each)
+            sending.future.set_result(found if self._mandatory else None)
+
+    def _up_to(self, last: int) -> list[int]:
+        tags = []
+        for tag in self._sent:
+            if tag > last:
+                break
+            tags.append(tag)
+        return tags
+
+    async def _sweep(self) -> None:
+        """Once a second gives up what has waited too long. A late confirm finds nothing and is passed over."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            late = []
+            while self._sent and next(iter(self._sent.values())).give_up_at < now:
+                late.append(self._sent.popitem(last=False)[1])
+            with self._room:
+                while self._waiting and self._waiting[0].give_up_at < now:
+                    late.append(self._waiting.popleft())
+            why = self._trouble or self._connection.trouble if self._channel is None else "the broker did not answer"
+            self._settle(late, NotConfirmed(f"not confirmed within {CONFIRM_WITHIN:.0f} seconds: {why}"))
+
+    def _take_sent(self) -> list[_Sending]:
+        sent = list(self._sent.values())
+        self._sent.clear()
+        self._returned.clear()
+        return sent
+
+    def _take_waiting(self) -> list[_Sending]:
+        with self._room:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        return waiting
+
+    def _settle(self, sendings: Iterable[_Sending], error: BusError) -> None:
+        failed = list(sendings)
+        self._give_back(failed)
+        for sending in failed:
+            sending.future.set_exception(error)
+
+    def _give_back(self, sendings: Iterable[_Sending]) -> None:
+        count = size = 0
+        for sending in sendings:
+            count += 1
+            size += len(sending.body)
+        with self._room:
+            self._open_count -= count
+            self._open_bytes -= size
+            self._room.notify_all()
+
+
+def _is_named(sending: _Sending, gone: ChannelGone) -> bool:
+    """Whether the broker's words are about this message: its key is not allowed, or its body too large."""
+    if gone.code == ACCESS_REFUSED:
+        named = f"topic '{sending.key}' in exchange"
+        return named in gone.text or _cut_off(named, gone.text)
+    too_large = re.search(r"message size (\d+)", gone.text) if gone.code == PRECONDITION_FAILED else None
+    return too_large is not None and int(too_large[1]) == len(sending.body)
+
+
+def _names_exchange(gone: ChannelGone) -> bool:
+    """Nothing at all may be written to the exchange."""
+    return gone.code == ACCESS_REFUSED and "access to exchange" in gone.text
+
+
+def _cut_off(named: str, text: str) -> bool:
+    """Whether `text`, which holds 255 bytes at most, ends in the middle of `named`."""
+    at = text.find("topic '")
+    return at >= 0 and len(text.encode()) >= LONGEST and named.startswith(text[at:])
