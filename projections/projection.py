@@ -1,0 +1,75 @@
+"""What a projection is: a value with a name, a version, and a pure fold of what the log says into documents.
+
+The documents of a projection lie in the collection of its name. The one runner does all input and output around the
+folds: it reads documents, skips what they reflect already (`_at`), sets `_id` and `_at`, and writes them.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from bus.admission import Verdict
+from bus.ports import Record
+from events.envelope import Event
+from projections.osis.documents import Document, Ttl
+
+#: One index: field paths, a leading "-" for descending; `_id` is added at the end by itself.
+Index = tuple[str, ...]
+
+
+class Entry(Struct, frozen=True):
+    """One record of the log, the verdict on it, and the log time there; all three the same for every reader."""
+
+    record: Record
+    verdict: Verdict
+    log_time: datetime | None
+
+    @property
+    def offset(self) -> int:
+        return self.record.offset
+
+
+class Projection(Struct, frozen=True, kw_only=True):
+    """A fold of admitted events.
+
+    `keys(event)` are the ids of the documents that the event may change; for each of them,
+    `fold(document, event, offset)` gives the document after it: the same object when nothing changes, None when
+    there is none. A fold never changes the document that it is given, and needs not set `_id` and `_at`.
+
+    An event about many things may first be split into one for each; `keys` and `fold` then get the parts.
+    Whoever changes what a fold makes of a log, or the indexes, raises `version`: the view is then rebuilt.
+    """
+
+    name: str
+    version: int
+    #: The types that it looks at.
+    handles: frozenset[str]
+    split: Callable[[Event], Iterable[Event]] | None = None
+    keys: Callable[[Event], Iterable[str]]
+    fold: Callable[[Document | None, Event, int], Document | None]
+    indexes: tuple[Index, ...] = ()
+    ttl: Ttl | None = None
+
+
+class EntryProjection(Struct, frozen=True, kw_only=True):
+    """A fold of all records, whatever the verdict on them. The rules are those of `Projection`."""
+
+    name: str
+    version: int
+    keys: Callable[[Entry], Iterable[str]]
+    fold: Callable[[Document | None, Entry], Document | None]
+    indexes: tuple[Index, ...] = ()
+    ttl: Ttl | None = None
+
+
+AnyProjection = Projection | EntryProjection
+
+
+def moment(time: datetime) -> str:
+    """RFC 3339 in UTC, always with microseconds, so that texts sort as the moments do."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def optional_moment(time: datetime | None) -> str | None:
+    return None if time is None else moment(time)
