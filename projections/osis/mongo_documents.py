@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pymongo import ReplaceOne
+from pymongo import IndexModel, ReplaceOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
@@ -23,7 +23,7 @@ from projections.osis.mongo_blobs import MongoBlobs
 from projections.osis.mongo_database import MongoDatabase, Raw
 from projections.osis.mongo_query import beyond, condition, order_by
 from projections.osis.names import RESERVED, check_collection, check_namespace
-from projections.osis.query import check_limit, check_path, parse_sort, read_cursor, write_cursor
+from projections.osis.query import check_limit, check_path, parse_indexes, parse_sort, read_cursor, write_cursor
 from projections.osis.ttl import SWEEP_SECONDS, expiry
 
 _DUPLICATE_KEY = 11_000
@@ -71,10 +71,10 @@ class MongoNamespace(Namespace):
 
     def declare(self, collection: str, *, indexes: Iterable[Order] = (), ttl: Ttl | None = None) -> None:
         there = self._collection(collection)
-        orders = [order_by(parse_sort(order)) for order in indexes]
+        models = [IndexModel(order_by(keys)) for keys in parse_indexes(indexes)]
         self._database.create(there.name)
-        for order in orders:
-            self._run(lambda order=order: there.create_index(order))  # type: ignore[misc]
+        if models:
+            self._run(lambda: there.create_indexes(models))
         if ttl is not None:
             check_path(ttl.field)
             self._run(lambda: there.create_index("_expires", expireAfterSeconds=0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +69,12 @@ def parse_sort(sort: Sequence[str]) -> list[Key]:
     if "_id" in names:
         return keys[: names.index("_id") + 1]
     return [*keys, Key("_id", keys[-1].descending if keys else False)]
+
+
+def parse_indexes(orders: Iterable[Sequence[str]]) -> list[list[Key]]:
+    """Return the keys of each index; those that begin with `_id` are there anyway."""
+    indexes = [parse_sort(order) for order in orders]
+    return [keys for keys in indexes if keys[0].field != "_id"]
 
 
 def value_at(document: Mapping[str, Any], field: str) -> Any:

@@ -17,7 +17,7 @@ from projections.osis import codec
 from projections.osis.documents import Document, Documents, Namespace, Order, Page, Ttl
 from projections.osis.filters import EVERYTHING, Filter
 from projections.osis.names import RESERVED, check_collection, check_namespace
-from projections.osis.query import check_limit, check_path, parse_sort, read_cursor, write_cursor
+from projections.osis.query import Key, check_limit, check_path, parse_indexes, parse_sort, read_cursor, write_cursor
 from projections.osis.sqlite_blobs import SqliteBlobs, prepare_blobs
 from projections.osis.sqlite_database import Connection, SqliteDatabase
 from projections.osis.sqlite_query import beyond, condition, order_by
@@ -87,7 +87,7 @@ class SqliteNamespace(Namespace):
         self._documents = documents
 
     def declare(self, collection: str, *, indexes: Iterable[Order] = (), ttl: Ttl | None = None) -> None:
-        self._table(collection).declare([list(order) for order in indexes], ttl)
+        self._table(collection).declare(parse_indexes(indexes), ttl)
 
     def get_many(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
         sql = "SELECT id, doc FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
@@ -153,8 +153,8 @@ class _Table:
         self._ttl: Ttl | None = None
         self._swept = 0.0
 
-    def declare(self, orders: list[list[str]], ttl: Ttl | None) -> None:
-        statements = [self._index(order) for order in orders]
+    def declare(self, indexes: list[list[Key]], ttl: Ttl | None) -> None:
+        statements = [self._index(keys) for keys in indexes]
         if ttl is not None:
             check_path(ttl.field)
             statements.append(_CREATE_SWEEP.format(name=self.name, table=self._sql_name))
@@ -210,8 +210,8 @@ class _Table:
         for statement in self._indexes:
             connection.execute(statement)
 
-    def _index(self, order: list[str]) -> str:
-        terms = order_by(parse_sort(order))
+    def _index(self, keys: list[Key]) -> str:
+        terms = order_by(keys)
         digest = hashlib.sha256(terms.encode()).hexdigest()[:16]
         return f'CREATE INDEX IF NOT EXISTS "{self.name}#{digest}" ON {self._sql_name} ({terms})'
 
