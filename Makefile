@@ -77,7 +77,7 @@ lock: $(DEV_READY)  ## choose anew the versions in the lock files (UPGRADE=1: th
 
 .PHONY: clean
 clean:  ## stop the servers for tests and remove all that make has made
-	@if [ -d .services ]; then $(BIN)/python -m tests.servers down; fi
+	@if [ -d .services ]; then $(MAKE) services-down; fi
 	rm -rf $(VENV) .services build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
