@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable
 
-import msgspec
-
 from events.envelope import Event
 from events.job import BatchCreated, CancelRequested
 from projections import retention
-from projections.osis.documents import Ttl
-from projections.projection import Document, Projection, moment
+from projections.osis.documents import Document, Ttl
+from projections.projection import Projection, moment, plain
 
 
 def keys(event: Event) -> Iterable[str]:
@@ -40,7 +38,7 @@ def _created(batch: BatchCreated, event: Event) -> Document:
         "by": order.by,
         "params": order.params,
         "timeout": order.timeout,
-        "target": msgspec.to_builtins(batch.target),
+        "target": plain(batch.target),
         "size": batch.size,
         "max_failures": batch.max_failures,
         "total": len(batch.jobs),

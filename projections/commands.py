@@ -5,14 +5,12 @@ The outcome of a command is the first fact of the seat in log order that names i
 
 from collections.abc import Iterable
 
-import msgspec
-
 from events.envelope import Event
 from events.registry import SEAT_TYPES, TYPES
 from events.seat import CommandRejected
 from projections import retention
-from projections.osis.documents import Ttl
-from projections.projection import Document, Projection, moment, optional_moment
+from projections.osis.documents import Document, Ttl
+from projections.projection import Projection, moment, optional_moment, plain
 
 COMMAND_TYPES = frozenset(name for name in TYPES if name.startswith("command."))
 #: What a decider says of its own accord.
@@ -60,7 +58,7 @@ def _outcome(event: Event, offset: int) -> Document:
         "outcome_event": event.id,
         "outcome_offset": offset,
         "outcome_time": moment(event.time),
-        "rejection": msgspec.to_builtins(event.data) if rejected else None,
+        "rejection": plain(event.data) if rejected else None,
     }
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from bus.admission import Admitted, Bad, Duplicate, Verdict, Void
 from events.envelope import Event
 from projections import retention
-from projections.osis.documents import Ttl
-from projections.projection import Document, Entry, EntryProjection, moment, optional_moment
+from projections.osis.documents import Document, Ttl
+from projections.projection import Entry, EntryProjection, moment, optional_moment
 
 #: Bytes of a bad record that are kept.
 EXCERPT = 4_096

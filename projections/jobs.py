@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -37,8 +36,8 @@ from events.job import (
     Target,
 )
 from projections import retention
-from projections.osis.documents import Ttl
-from projections.projection import Document, Projection, moment
+from projections.osis.documents import Document, Ttl
+from projections.projection import Projection, moment, plain
 
 #: Facts kept in `history`: the first and the last ones, so many of each.
 FIRST_FACTS, LAST_FACTS = 10, 20
@@ -227,7 +226,7 @@ def _ordered(order: Order, target: Target, event: Event) -> Document:
         "retries": order.retries,
         "retry_of": order.retry_of,
         "batch": order.batch,
-        "target": msgspec.to_builtins(target),
+        "target": plain(target),
         "correlation": event.correlationid,
         "submitted_at": moment(event.time),
     }

@@ -21,7 +21,8 @@ from events.node import (
     NodeRemoved,
     RolesSet,
 )
-from projections.projection import Document, Projection, moment
+from projections.osis.documents import Document
+from projections.projection import Projection, moment
 
 _NEW: Document = {
     "state": "joined",

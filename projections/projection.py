@@ -6,13 +6,18 @@ folds: it reads documents, skips what they reflect already (`_at`), sets `_id` a
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from bus.admission import Verdict
 from bus.ports import Record
 from events.envelope import Event
 from projections.osis.documents import Document, Ttl
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder()
 
 #: One index: field paths, a leading "-" for descending; `_id` is added at the end by itself.
 Index = tuple[str, ...]
@@ -73,3 +78,8 @@ def moment(time: datetime) -> str:
 
 def optional_moment(time: datetime | None) -> str | None:
     return None if time is None else moment(time)
+
+
+def plain(value: Struct) -> Any:
+    """The value as it comes back from the storage: objects, lists, texts, numbers."""
+    return _decoder.decode(_encoder.encode(value))

@@ -8,7 +8,8 @@ from msgspec.structs import asdict
 from events.envelope import Event
 from events.header import HeaderError, parse_header
 from events.script import ScriptPublished, ScriptRetired
-from projections.projection import Document, Projection, moment
+from projections.osis.documents import Document
+from projections.projection import Projection, moment
 
 #: Versions listed with a script, the latest; `script_versions` has all.
 MAX_VERSIONS = 200
