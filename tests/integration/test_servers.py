@@ -200,3 +200,30 @@ def test_a_missing_program_is_an_error_that_names_the_remedy() -> None:
     result = subprocess.run([sys.executable, "-c", script], env=nowhere, capture_output=True, text=True, check=False)
 
     assert "apt-get install --no-install-recommends nosuch" in result.stderr
+
+
+@pytest.mark.servers
+def test_the_last_user_to_leave_stops_the_servers(tmp_path: Path) -> None:
+    first, second = Services(tmp_path), Services(tmp_path)
+
+    with first.in_use():
+        first.start(first.redis)
+        with second.in_use():
+            second.start(second.redis)
+        assert first.redis.running
+
+    assert not first.redis.running
+
+
+@pytest.mark.servers
+def test_servers_that_a_person_brought_up_stay_until_they_are_brought_down(tmp_path: Path) -> None:
+    services = Services(tmp_path)
+    services.up()
+    try:
+        with services.in_use():
+            services.start(services.redis)
+        assert services.running
+    finally:
+        services.down()
+
+    assert not any(server.running for server in services.all)
