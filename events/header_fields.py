@@ -5,8 +5,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from croniter import CroniterError, croniter
-
 from events.names import ROLE_PATTERN, SCRIPT_PATTERN
 from events.parameters import is_json
 
@@ -160,17 +158,23 @@ def _period(value: Any) -> int | str:
 
 
 def _cron(line: str) -> str:
-    try:
-        if line and not _CRON.fullmatch(line):
-            raise BadValue(line)
-        if line:
-            croniter(line, 0).get_next(float)
-    except (CroniterError, ValueError, KeyError):
+    if line and not (_CRON.fullmatch(line) and _comes_due(line)):
         raise BadValue(
             'is no cron line that ever comes due; it has minute, hour, day, month and weekday, as in "30 4 * * 1", '
             "or is one of @hourly, @daily, @weekly, @monthly, @yearly; all in UTC"
-        ) from None
+        )
     return line
+
+
+def _comes_due(line: str) -> bool:
+    # here, because workers read headers too, and each fork of theirs would pay for what they have loaded
+    from croniter import CroniterError, croniter
+
+    try:
+        croniter(line, 0).get_next(float)
+    except (CroniterError, ValueError, KeyError):
+        return False
+    return True
 
 
 #: The fields of a header, and how each is checked: from a literal to its value, or BadValue.

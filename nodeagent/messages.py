@@ -1,0 +1,89 @@
+"""What pool and worker say to each other, over ZeroMQ."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from events.telemetry import Line
+from nodeagent.outcome import Outcome
+from nodeagent.output import Output
+from nodeagent.work import Work
+
+#: Why the pool wants a job to end.
+StopReason = Literal["cancelled", "agent_stops"]
+
+
+class Begin(Struct, frozen=True, tag=True):
+    """Make a process for this job and wait. Seconds: `limit` to run, `grace` between SIGTERM and SIGKILL."""
+
+    work: Work
+    limit: float
+    grace: float
+
+
+class Go(Struct, frozen=True, tag=True):
+    """Now run the job."""
+
+    job_id: str
+
+
+class Stop(Struct, frozen=True, tag=True):
+    """End the job."""
+
+    job_id: str
+    reason: StopReason
+
+
+class Quit(Struct, frozen=True, tag=True):
+    """End yourself. Sent only to a worker without a job."""
+
+
+class Hello(Struct, frozen=True, tag=True):
+    """The worker is warm."""
+
+
+class Made(Struct, frozen=True, tag=True):
+    """The process is made, and waits."""
+
+    job_id: str
+    pgid: int
+    stamp: str
+
+
+class Printed(Struct, frozen=True, tag=True):
+    """Lines of output. Those of the `head` are the pool's to keep; later ones are for whoever looks on."""
+
+    job_id: str
+    lines: tuple[Line, ...]
+    head: bool
+
+
+class Ended(Struct, frozen=True, tag=True, kw_only=True):
+    """The job's process, and whatever it started, is gone."""
+
+    job_id: str
+    outcome: Outcome
+    duration: float = 0.0
+    #: Without the head, which the pool has.
+    output: Output = Output()
+
+
+ToWorker = Begin | Go | Stop | Quit
+ToPool = Hello | Made | Printed | Ended
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_to_pool: msgspec.msgpack.Decoder[ToPool] = msgspec.msgpack.Decoder(ToPool)
+
+
+def encode(message: ToWorker | ToPool) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_for_worker(body: bytes) -> ToWorker:
+    return _to_worker.decode(body)
+
+
+def decode_for_pool(body: bytes) -> ToPool:
+    return _to_pool.decode(body)

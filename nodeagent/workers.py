@@ -1,0 +1,524 @@
+"""The worker pool of a node: jobs wait in named queues, and warm processes take them.
+
+One thread, the pool's own, does everything: `_loop` reads top to bottom. `submit`, `release`, `cancel` and `stop` may
+be called from any thread; callbacks come on the pool's thread, must not block it for long, and must not call `stop`.
+
+A job's life: waiting in its queue, `Begin` to an idle worker, `Made` (its process waits, `on_started`), `Go` (the
+script runs), `Printed`, `Ended` (`on_finished`). Time limits are the workers' affair; the pool only gives up on a
+worker that is overdue, and replaces those that die.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from uuid import uuid4
+
+import structlog
+import zmq
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from events.telemetry import Line
+from nodeagent.messages import (
+    Begin,
+    Ended,
+    Go,
+    Hello,
+    Made,
+    Printed,
+    Quit,
+    Stop,
+    StopReason,
+    ToPool,
+    ToWorker,
+    decode_for_pool,
+    encode,
+)
+from nodeagent.outcome import Cancelled, Failed, Outcome, TimedOut
+from nodeagent.output import Output
+from nodeagent.processes import kill_group, kill_marked
+from nodeagent.work import DEFAULT_QUEUES, UNKNOWN_QUEUE, Finished, QueueSpec, Started, Work
+from nodeagent.worker import SOCKET
+
+__all__ = ["PoolStopped", "QueueStatus", "WorkerPool"]
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between SIGTERM and SIGKILL.
+GRACE = 5.0
+#: A worker is replaced when it is this old (seconds), or has had this many jobs.
+MAX_AGE = 24 * 3600.0
+MAX_JOBS = 10_000
+#: Seconds in which a new worker must be warm, and in which it must have made a job's process.
+_START_DEADLINE = 30.0
+#: Seconds that a job's worker may take, beyond limit and grace, to say that the job has ended.
+_OVERDUE = 15.0
+#: Seconds after which a queue that nobody configured is given up when nothing comes.
+_QUEUE_IDLE = 600.0
+#: Workers that die before they are warm are started again after 0.1, 0.2, 0.4 … seconds, at most this many.
+_MAX_DELAY = 30.0
+#: After so many such deaths in a row, the jobs that wait are failed instead of waiting for ever.
+_MAX_FAILURES = 5
+#: Seconds between two looks at the clock.
+_LOOK = 0.5
+#: Messages taken from workers before anything else is looked at again.
+_MESSAGES = 200
+_HIGH_WATER = 64
+
+
+class PoolStopped(RuntimeError):
+    """The pool does not take jobs: it was stopped, or its thread died."""
+
+
+class QueueStatus(Struct, frozen=True):
+    """Process ids of the queue's workers, and how many jobs it holds."""
+
+    workers: tuple[int, ...]
+    running: int
+    waiting: int
+
+
+class State(Enum):
+    """Of a worker. STARTING → IDLE ⇄ BUSY; IDLE → QUITTING. It may die in any of them."""
+
+    STARTING = 1
+    IDLE = 2
+    BUSY = 3
+    QUITTING = 4
+
+
+class Phase(Enum):
+    """Of the pool. Each leads to the next: DRAINING when told to stop, STOPPING when the drain has taken too long."""
+
+    OPEN = 1
+    DRAINING = 2
+    STOPPING = 3
+    QUITTING = 4
+    CLOSED = 5
+
+
+class _Job(Struct, eq=False):
+    work: Work
+    limit: float
+    #: Workers that it was given to.
+    tries: int = 0
+    started: Started | None = None
+    gone: bool = False
+    stopping: StopReason | None = None
+    head: list[Line] = field(default_factory=list)
+
+
+class _Worker(Struct, eq=False):
+    name: str
+    queue: str
+    process: subprocess.Popen[bytes]
+    handle: int
+    born: float
+    #: When the pool gives up on it, seconds, monotonic.
+    deadline: float
+    state: State = State.STARTING
+    job: _Job | None = None
+    jobs: int = 0
+    overdue: bool = False
+
+
+class _Queue(Struct, eq=False):
+    spec: QueueSpec
+    configured: bool
+    waiting: deque[_Job] = field(default_factory=deque)
+    #: Workers it keeps. One more than its jobs need, up to its size, so that the next job finds one warm.
+    target: int = 1
+    #: Workers in a row that died before they were warm, and when the next may be started.
+    failures: int = 0
+    not_before: float = 0.0
+    used: float = 0.0
+
+
+class WorkerPool:
+    """Runs jobs. Every submitted job ends in exactly one `on_finished`, except those that wait when it is stopped.
+
+    `on_started(Started)` comes before anything of the script runs; with `hold`, it runs only after `release(job_id)`,
+    so that the agent can make a note first that survives a crash. `on_output(job_id, lines)` brings lines as they are
+    read. Seconds: `grace` between SIGTERM and SIGKILL, `max_age` of a worker.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_started: Callable[[Started], None],
+        on_output: Callable[[str, tuple[Line, ...]], None],
+        on_finished: Callable[[Finished], None],
+        queues: Mapping[str, QueueSpec] = DEFAULT_QUEUES,
+        hold: bool = False,
+        grace: float = GRACE,
+        max_age: float = MAX_AGE,
+        max_jobs: int = MAX_JOBS,
+    ) -> None:
+        self._on_started, self._on_output, self._on_finished = on_started, on_output, on_finished
+        self._hold, self._grace, self._max_age, self._max_jobs = hold, grace, max_age, max_jobs
+        self._queues = {name: _Queue(spec, configured=True) for name, spec in queues.items()}
+        self._workers: dict[str, _Worker] = {}
+        self._jobs: dict[str, _Job] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell_lock = threading.Lock()
+        self._phase = Phase.OPEN
+        self._phase_ends = float("inf")
+        self._thread = threading.Thread(target=self._run, name="fleetbus-workers", daemon=True)
+
+    # ---------------------------------------------------------------- from any thread
+
+    def start(self) -> None:
+        """Start the first workers. Returns before they are warm."""
+        # a path of its own: those of sockets are short (107 bytes), and the agent's data directory may not be
+        self._directory = Path(tempfile.mkdtemp(prefix="fleetbus-"))
+        # what cleans up /tmp by age leaves a locked directory alone
+        self._directory_lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._directory_lock, fcntl.LOCK_SH)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(f"ipc://{self._directory}/{SOCKET}")
+        self._thread.start()
+
+    def submit(self, work: Work) -> None:
+        """Put a job at the end of its queue; harmless for one that is there already. Raises PoolStopped."""
+        if self._phase is not Phase.OPEN:
+            raise PoolStopped("the worker pool is stopped")
+        self._command(lambda: self._submit(work))
+
+    def release(self, job_id: str) -> None:
+        """Let a job run that is held after `on_started`. Harmless for any other."""
+        self._command(lambda: self._release(job_id))
+
+    def cancel(self, job_id: str) -> None:
+        """End a job, waiting or running: `Cancelled`, unless it ends by itself first. Harmless for unknown ones."""
+        self._command(lambda: self._cancel(job_id))
+
+    def stop(self, drain: float = 0.0) -> None:
+        """End the pool, and wait for it. Running jobs have `drain` seconds, then they fail; waiting ones vanish."""
+        self._command(lambda: self._enter(Phase.DRAINING, drain))
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the pool's thread runs. When it died by itself, what was submitted does not end any more."""
+        return self._thread.is_alive()
+
+    def status(self) -> dict[str, QueueStatus]:
+        """The queues as they are now."""
+        workers = list(self._workers.values())
+        return {
+            name: QueueStatus(
+                workers=tuple(worker.process.pid for worker in workers if worker.queue == name),
+                running=sum(worker.queue == name and worker.job is not None for worker in workers),
+                waiting=len(queue.waiting),
+            )
+            for name, queue in list(self._queues.items())
+        }
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        with self._bell_lock:
+            if self._phase is not Phase.CLOSED:  # afterwards its number may be another file's
+                os.eventfd_write(self._bell, 1)
+
+    # ------------------------------------------------------------------- the one loop
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception:
+            log.exception("worker pool died", action="pool_died")
+            raise
+        finally:
+            self._close()
+
+    def _loop(self) -> None:
+        while self._phase is not Phase.CLOSED:
+            self._keep_up_workers()
+            self._assign()
+            self._wait()
+            self._obey()
+            self._listen()
+            self._bury()
+            self._watch_clock()
+            self._wind_up()
+
+    def _wait(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._bell, zmq.POLLIN)
+        for worker in self._workers.values():
+            poller.register(worker.handle, zmq.POLLIN)
+        poller.poll(int(_LOOK * 1000))
+
+    def _obey(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        while self._commands:
+            self._commands.popleft()()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(_MESSAGES):
+                name, *_, body = self._socket.recv_multipart(zmq.NOBLOCK)
+                if worker := self._workers.get(name.decode(errors="replace")):
+                    self._hear(worker, decode_for_pool(body))
+
+    def _watch_clock(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers.values():
+            if now > worker.deadline:
+                log.warning("worker is overdue", action="worker_overdue", worker=worker.name, pid=worker.process.pid)
+                worker.overdue = True
+                worker.deadline = float("inf")
+                worker.process.kill()
+            elif worker.state is State.IDLE and self._is_worn(worker, now):
+                self._quit(worker)
+        for name in [name for name, queue in self._queues.items() if self._is_deserted(name, queue, now)]:
+            del self._queues[name]
+            for worker in self._of(name):
+                self._quit(worker)
+
+    def _wind_up(self) -> None:
+        """Go through the phases of a stop as fast as the jobs allow."""
+        late = time.monotonic() > self._phase_ends
+        busy = any(worker.job for worker in self._workers.values())
+        if self._phase is Phase.DRAINING and (late or not busy):
+            self._enter(Phase.STOPPING, self._grace + _OVERDUE)
+        if self._phase is Phase.STOPPING and (late or not busy):
+            self._enter(Phase.QUITTING, self._grace)
+        if self._phase is Phase.QUITTING and (late or not self._workers):
+            self._enter(Phase.CLOSED, 0)
+
+    # ----------------------------------------------------------------------- commands
+
+    def _submit(self, work: Work) -> None:
+        if work.job_id in self._jobs:
+            return
+        queue = self._queues.setdefault(work.queue, _Queue(UNKNOWN_QUEUE, configured=False))
+        job = _Job(work, work.timeout or queue.spec.limit)
+        self._jobs[work.job_id] = job
+        queue.waiting.append(job)
+
+    def _release(self, job_id: str) -> None:
+        worker = self._worker_of(job_id)
+        if worker and worker.job and worker.job.started and not (worker.job.gone or worker.job.stopping):
+            worker.job.gone = True
+            worker.deadline = time.monotonic() + worker.job.limit + self._grace + _OVERDUE
+            self._send(worker, Go(job_id))
+
+    def _cancel(self, job_id: str) -> None:
+        job = self._jobs.get(job_id)
+        if worker := self._worker_of(job_id):
+            self._stop_job(worker, "cancelled")
+        elif job:
+            self._queues[job.work.queue].waiting.remove(job)
+            self._finish(job, Cancelled())
+
+    def _stop_job(self, worker: _Worker, reason: StopReason) -> None:
+        if worker.job and not worker.job.stopping:
+            worker.job.stopping = reason
+            worker.deadline = time.monotonic() + self._grace + _OVERDUE
+            self._send(worker, Stop(worker.job.work.job_id, reason))
+
+    def _enter(self, phase: Phase, seconds: float) -> None:
+        if phase.value <= self._phase.value:
+            return
+        self._phase, self._phase_ends = phase, time.monotonic() + seconds
+        for worker in list(self._workers.values()):
+            if phase is Phase.STOPPING:
+                self._stop_job(worker, "agent_stops")
+            elif phase is Phase.QUITTING:
+                self._quit(worker)
+
+    # ---------------------------------------------------------------------- messages
+
+    def _hear(self, worker: _Worker, message: ToPool) -> None:
+        match message:
+            case Hello() if worker.state is State.STARTING:
+                worker.state, worker.deadline = State.IDLE, float("inf")
+                self._queues[worker.queue].failures = 0
+            case Made(job_id=job_id) if worker.job and worker.job.work.job_id == job_id:
+                self._made(worker, worker.job, Started(job_id=job_id, pgid=message.pgid, stamp=message.stamp))
+            case Printed(job_id=job_id, lines=lines, head=head) if worker.job and worker.job.work.job_id == job_id:
+                if head:
+                    worker.job.head += lines
+                self._call(self._on_output, job_id, lines)
+            case Ended(job_id=job_id) if worker.job and worker.job.work.job_id == job_id:
+                job, worker.job = worker.job, None
+                worker.state, worker.deadline = State.IDLE, float("inf")
+                self._finish(job, message.outcome, message.duration, message.output)
+
+    def _made(self, worker: _Worker, job: _Job, started: Started) -> None:
+        job.started = started
+        if job.stopping:
+            return  # it will never begin
+        worker.deadline = float("inf")
+        self._call(self._on_started, started)
+        if not self._hold:
+            self._release(started.job_id)
+
+    def _finish(self, job: _Job, outcome: Outcome, duration: float = 0.0, output: Output | None = None) -> None:
+        del self._jobs[job.work.job_id]
+        kept = replace(output, head=tuple(job.head)) if output else _from_head(job.head)
+        self._call(self._on_finished, Finished(job_id=job.work.job_id, outcome=outcome, duration=duration, output=kept))
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            callback(*arguments)
+        except Exception:
+            log.exception("callback of the worker pool failed", action="pool_callback_failed")
+
+    # ----------------------------------------------------------------------- workers
+
+    def _keep_up_workers(self) -> None:
+        if self._phase is not Phase.OPEN:
+            return
+        now = time.monotonic()
+        for name, queue in self._queues.items():
+            workers = self._of(name)
+            needed = len(queue.waiting) + sum(worker.job is not None for worker in workers)
+            if needed:
+                queue.used = now
+            queue.target = max(queue.target, min(queue.spec.size, needed + 1))
+            if now >= queue.not_before:
+                for _ in range(queue.target - len(workers)):
+                    self._start_worker(name, now)
+
+    def _start_worker(self, queue: str, now: float) -> None:
+        name = f"{queue}-{uuid4().hex[:12]}"
+        # its standard input is the lifeline: it ends when this process does, however that happens
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nodeagent.worker", str(self._directory), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[1],
+            # what the agent is told by its environment (addresses, passwords) is none of the jobs' business
+            env={key: value for key, value in os.environ.items() if not key.startswith("FLEETBUS_")},
+            start_new_session=True,
+            bufsize=0,
+        )
+        handle = os.pidfd_open(process.pid)
+        self._workers[name] = _Worker(name, queue, process, handle, born=now, deadline=now + _START_DEADLINE)
+
+    def _assign(self) -> None:
+        if self._phase is not Phase.OPEN:
+            return
+        for worker in self._workers.values():
+            waiting = self._queues[worker.queue].waiting if worker.queue in self._queues else None
+            if worker.state is State.IDLE and waiting:
+                job = waiting.popleft()
+                worker.job, worker.state = job, State.BUSY
+                worker.deadline = time.monotonic() + _START_DEADLINE
+                worker.jobs += 1
+                job.tries += 1
+                self._send(worker, Begin(job.work, job.limit, self._grace))
+
+    def _bury(self) -> None:
+        """Take leave of workers that died, and decide what becomes of their jobs."""
+        for worker in [worker for worker in self._workers.values() if worker.process.poll() is not None]:
+            del self._workers[worker.name]
+            os.close(worker.handle)
+            if worker.process.stdin:
+                worker.process.stdin.close()
+            if worker.state is not State.QUITTING:
+                log.warning("worker died", action="worker_died", worker=worker.name, code=worker.process.returncode)
+            if worker.state is State.STARTING:
+                self._count_failure(worker)
+            if worker.job:
+                self._inherit(worker, worker.job)
+
+    def _inherit(self, worker: _Worker, job: _Job) -> None:
+        if job.started:
+            kill_group(job.started.pgid, job.started.stamp)
+        kill_marked(job.work.job_id)
+        if job.stopping == "cancelled":
+            self._finish(job, Cancelled())
+        elif worker.overdue and job.gone:
+            self._finish(job, TimedOut(job.limit))
+        elif job.started or job.tries > 1:
+            self._finish(job, Failed(f"the worker of this job died ({_death(worker.process.returncode)})"))
+        else:  # nobody has heard of it yet
+            self._queues[job.work.queue].waiting.appendleft(job)
+
+    def _count_failure(self, worker: _Worker) -> None:
+        queue = self._queues.get(worker.queue)
+        if queue is None:
+            return
+        queue.failures += 1
+        queue.not_before = time.monotonic() + min(_MAX_DELAY, 0.1 * 2 ** (queue.failures - 1))
+        if queue.failures >= _MAX_FAILURES:
+            how = _death(worker.process.returncode)
+            while queue.waiting:
+                self._finish(queue.waiting.popleft(), Failed(f"the node cannot start worker processes ({how})"))
+
+    def _quit(self, worker: _Worker) -> None:
+        worker.state, worker.deadline = State.QUITTING, time.monotonic() + _START_DEADLINE
+        self._send(worker, Quit())
+
+    def _close(self) -> None:
+        for worker in self._workers.values():
+            worker.process.kill()
+            worker.process.wait()
+            if worker.job and worker.job.started:
+                kill_group(worker.job.started.pgid, worker.job.started.stamp)
+            os.close(worker.handle)
+            if worker.process.stdin:
+                worker.process.stdin.close()
+        self._workers.clear()
+        self._socket.close()
+        self._context.term()
+        with self._bell_lock:
+            self._phase = Phase.CLOSED
+            os.close(self._bell)
+        os.close(self._directory_lock)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    # ------------------------------------------------------------------------ looking
+
+    def _of(self, queue: str) -> list[_Worker]:
+        return [
+            worker for worker in self._workers.values() if worker.queue == queue and worker.state is not State.QUITTING
+        ]
+
+    def _worker_of(self, job_id: str) -> _Worker | None:
+        return next(
+            (worker for worker in self._workers.values() if worker.job and worker.job.work.job_id == job_id), None
+        )
+
+    def _is_worn(self, worker: _Worker, now: float) -> bool:
+        return worker.jobs >= self._max_jobs or now - worker.born > self._max_age
+
+    def _is_deserted(self, name: str, queue: _Queue, now: float) -> bool:
+        if queue.configured or queue.waiting or now - queue.used < _QUEUE_IDLE:
+            return False
+        return not any(worker.job for worker in self._of(name))
+
+    def _send(self, worker: _Worker, message: ToWorker) -> None:
+        # a worker that cannot be reached is dead or about to be found so
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.send_multipart([worker.name.encode(), encode(message)], zmq.NOBLOCK)
+
+
+def _from_head(head: list[Line]) -> Output:
+    """What is known of the output of a job whose worker died."""
+    size = sum(len(line.text.encode(errors="replace")) + 1 for line in head)
+    return Output(lines=len(head), size=size, head=tuple(head))
+
+
+def _death(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
