@@ -1,0 +1,44 @@
+"""How a command of the command line ends when it does not end well. Nobody meets a traceback of ours.
+
+1  the job or the check failed
+2  wrong usage: a name that does not exist, a value that does not fit
+3  cannot reach the fleet, or not allowed
+"""
+
+from collections.abc import Sequence
+from typing import IO, Any
+
+import click
+
+FAILED, WRONG, NOT_REACHED = 1, 2, 3
+
+
+class Failure(click.ClickException):
+    """Ends the program, with the code of its class unless another is given.
+
+    `message` says what was wrong and where, `hints` what would be right.
+    """
+
+    usual_code = FAILED
+
+    def __init__(self, message: str, *hints: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = self.usual_code if code is None else code  # type: ignore[misc]  # click has one for a class
+        self.hints: Sequence[str] = [hint for hint in hints if hint]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {self.message}", file=file, err=True)
+        for hint in self.hints:
+            click.echo(f"  {hint}", file=file, err=True)
+
+
+class Wrong(Failure):
+    """What was asked for cannot be: a name that does not exist, a value that does not fit."""
+
+    usual_code = WRONG
+
+
+class NotReached(Failure):
+    """The fleet does not answer, or says that this is not allowed."""
+
+    usual_code = NOT_REACHED

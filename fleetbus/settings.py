@@ -1,0 +1,210 @@
+"""Settings, from variables of the environment and nowhere else. The table at the end is all of them."""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from fleetbus.errors import Wrong
+
+PREFIX = "FLEETBUS_"
+#: Variables that belong to others: jobs see these, tests set those.
+FOREIGN = ("FLEETBUS_JOB_", "FLEETBUS_NODE_ID", "FLEETBUS_ACTOR", "FLEETBUS_TEST_")
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What the environment says; "" and () where it says nothing. `VARIABLES` describes each."""
+
+    bus_url: str = ""
+    documents_url: str = ""
+    series_url: str = ""
+    live_url: str = "memory://"
+    statsd_url: str = ""
+    data: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    public_url: str = ""
+    management_url: str = ""
+    node: str = ""
+    roles: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    log: str = "auto"
+    url: str = ""
+    token: str = ""
+
+
+class BadValue(ValueError):
+    """A value that does not fit; the text says what would be right, and never holds the value of a secret."""
+
+
+class Variable(Struct, frozen=True):
+    """One variable: the field of `Settings` it sets, what it is for, and how it is read."""
+
+    name: str
+    field: str
+    descr: str
+    read: Callable[[str], Any]
+
+
+def url(*schemes: str) -> Callable[[str], str]:
+    """Reads a URL with one of these schemes."""
+
+    def read(text: str) -> str:
+        scheme, found, _ = text.partition("://")
+        if not found or scheme not in schemes:
+            shown = f"{scheme}://…" if found else "no URL"
+            raise BadValue(f"is {shown}; right would be {' or '.join(f'{one}://…' for one in schemes)}")
+        return text
+
+    return read
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[,\s]+", text) if word)
+
+
+def port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise BadValue(f"is {text!r}; right would be a number from 1 to 65535")
+    return int(text)
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise BadValue(f"is {text!r}; right would be {' or '.join(choices)}")
+        return text
+
+    return read
+
+
+def folder(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise BadValue(f"is {text!r}, which is a file; right would be a folder")
+    return path.absolute()
+
+
+VARIABLES = (
+    Variable(
+        "FLEETBUS_BUS_URL",
+        "bus_url",
+        "the bus: amqp://USER:PASSWORD@HOST:PORT/VHOST, or sqlite:///FOLDER",
+        url("amqp", "amqps", "sqlite"),
+    ),
+    Variable(
+        "FLEETBUS_DOCUMENTS_URL",
+        "documents_url",
+        "the views: mongodb://HOST/DATABASE, or sqlite:///FILE",
+        url("mongodb", "mongodb+srv", "sqlite"),
+    ),
+    Variable(
+        "FLEETBUS_SERIES_URL",
+        "series_url",
+        "measurements: influxdb://HOST:PORT/DATABASE, or sqlite:///FILE",
+        url("influxdb", "influxdbs", "sqlite"),
+    ),
+    Variable(
+        "FLEETBUS_LIVE_URL",
+        "live_url",
+        "what passes between portals: redis://HOST:PORT/NUMBER, or memory://",
+        url("redis", "rediss", "unix", "memory"),
+    ),
+    Variable(
+        "FLEETBUS_STATSD_URL", "statsd_url", "where services send their own metrics: statsd://HOST:PORT", url("statsd")
+    ),
+    Variable("FLEETBUS_DATA", "data", "the folder of this process, and of storage for which no URL is set", folder),
+    Variable("FLEETBUS_HOST", "host", "where the portal listens: an address of this machine", str),
+    Variable("FLEETBUS_PORT", "port", "where the portal listens: a port", port),
+    Variable(
+        "FLEETBUS_PUBLIC_URL",
+        "public_url",
+        "how others reach the portal, when it is behind a proxy",
+        url("http", "https"),
+    ),
+    Variable(
+        "FLEETBUS_MANAGEMENT_URL",
+        "management_url",
+        "RabbitMQ's management API, by which nodes get users: http://USER:PASSWORD@HOST:PORT",
+        url("http", "https"),
+    ),
+    Variable("FLEETBUS_NODE", "node", "the id of the node that the agent speaks for", str),
+    Variable("FLEETBUS_ROLES", "roles", "roles that the node has when it is first seen, with commas between", words),
+    Variable("FLEETBUS_ALLOW", "allow", "what the agent's owner allows, with commas between: shell", words),
+    Variable(
+        "FLEETBUS_LOG",
+        "log",
+        "the form of logs: console, json, or auto (console on a terminal)",
+        one_of("auto", "console", "json"),
+    ),
+    Variable("FLEETBUS_URL", "url", "for the commands: the portal's address", url("http", "https")),
+    Variable("FLEETBUS_TOKEN", "token", "for the commands: who you are", str),
+)
+
+BY_NAME: Mapping[str, Variable] = MappingProxyType({variable.name: variable for variable in VARIABLES})
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Raises `Wrong`, which names the variable and says what would be right."""
+    values: dict[str, Any] = {}
+    for variable in VARIABLES:
+        text = environ.get(variable.name, "").strip()
+        if text:
+            try:
+                values[variable.field] = variable.read(text)
+            except BadValue as error:
+                raise Wrong(f"{variable.name} {error}", f"it is for {variable.descr}") from None
+    return Settings(**values)
+
+
+def likely_typos(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables that look like ours but are not -> what could have been meant."""
+    found = {}
+    for name in environ:
+        if name.startswith(PREFIX) and name not in BY_NAME and not name.startswith(FOREIGN):
+            close = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.8)
+            if close:
+                found[name] = close[0]
+    return found
+
+
+def missing(name: str) -> Wrong:
+    """For a service that cannot run without this variable."""
+    return Wrong(
+        f"{name} is not set: {BY_NAME[name].descr}",
+        "or give --data FOLDER to keep everything in one folder of this machine; `fleetbus up` does all of it",
+    )
+
+
+_PASSWORD = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s@/]+@")
+
+
+def masked(text: str) -> str:
+    """The text without the passwords of the URLs in it."""
+    return _PASSWORD.sub(r"\g<head>:***@", text)
+
+
+def embedded(data: Path) -> dict[str, str]:
+    """The variables by which services keep everything in this folder."""
+    return {
+        "FLEETBUS_BUS_URL": f"sqlite://{data / 'bus'}",
+        "FLEETBUS_DOCUMENTS_URL": f"sqlite://{data / 'views.db'}",
+        "FLEETBUS_SERIES_URL": f"sqlite://{data / 'series.db'}",
+        "FLEETBUS_LIVE_URL": "memory://",
+    }
+
+
+def default_data() -> Path:
+    """Where `fleetbus up` keeps everything unless it is told otherwise."""
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "fleetbus"
+
+
+def is_embedded(bus_url: str) -> bool:
+    return urlsplit(bus_url).scheme == "sqlite"
