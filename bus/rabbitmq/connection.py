@@ -109,7 +109,7 @@ class Connection:
         self._parts: weakref.WeakSet[Part] = weakref.WeakSet()
         self._loop = asyncio.new_event_loop()
         self._up: asyncio.Event = asyncio.Event()
-        self._raw: AsyncioConnection | None = None
+        self._raw: _Pika | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="bus-io", daemon=True)
         self._thread.start()
         self.soon(lambda: self.spawn(self._live()))
@@ -168,7 +168,7 @@ class Connection:
         """Ends the connection and the thread. Harmless when called again."""
         if self.closed:
             return
-        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result(2 * CLOSE_WITHIN)
+        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result(4 * CLOSE_WITHIN)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_WITHIN)
         self._loop.close()
@@ -206,7 +206,7 @@ class Connection:
         while True:
             lost: asyncio.Future[BaseException] = self._loop.create_future()
             try:
-                self._raw = await self._dial(lost)
+                await self._dial(lost)
             except AMQPError as error:
                 self._to("failed")
                 self._tell(error, failures)
@@ -220,14 +220,14 @@ class Connection:
             await asyncio.sleep(pause_after(failures, random.random()))
             self._to("retry")
 
-    async def _dial(self, lost: "asyncio.Future[BaseException]") -> AsyncioConnection:
+    async def _dial(self, lost: "asyncio.Future[BaseException]") -> None:
         opened: asyncio.Future[None] = self._loop.create_future()
 
         def failed(_raw: object, error: BaseException) -> None:
             if not opened.done():
                 opened.set_exception(error if isinstance(error, AMQPError) else AMQPError(str(error)))
 
-        raw = AsyncioConnection(
+        self._raw = _Pika(
             self._parameters,
             on_open_callback=lambda _raw: tell(opened, None),
             on_open_error_callback=failed,
@@ -235,7 +235,6 @@ class Connection:
             custom_ioloop=self._loop,
         )
         await opened
-        return raw
 
     def _tell(self, error: BaseException, failures: int) -> None:
         self.trouble = _reason(error)
@@ -258,11 +257,26 @@ class Connection:
             task.cancel()
         if others:
             await asyncio.wait(others, timeout=CLOSE_WITHIN)
-        if self._raw is not None and self._raw.is_open:
-            closed: asyncio.Future[None] = self._loop.create_future()
-            self._raw.add_on_close_callback(lambda _raw, _reason: tell(closed, None))
-            self._raw.close()
-            await asyncio.wait({closed}, timeout=CLOSE_WITHIN)
+        if self._raw is not None and not self._raw.is_closed:
+            await self._raw.end()
+
+
+class _Pika(AsyncioConnection):
+    """A connection that can be ended within a bounded time, whatever the broker does."""
+
+    async def end(self) -> None:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.add_on_close_callback(lambda _raw, _reason: tell(ended, None))
+        self.add_on_open_error_callback(lambda _raw, _reason: tell(ended, None))
+        if not self.is_closing:
+            self.close()
+        await asyncio.wait({ended}, timeout=CLOSE_WITHIN)
+        if not ended.done():
+            # the stubs know nothing of it; without it a broker that hangs keeps our socket open
+            self._terminate_stream(AMQPError("no answer to the goodbye"))  # type: ignore[attr-defined]
+            await asyncio.wait({ended}, timeout=CLOSE_WITHIN)
+        # the socket is closed in the loop's next round
+        await asyncio.sleep(0)
 
 
 def _reason(error: BaseException) -> str:

@@ -84,7 +84,7 @@ class RabbitInbox:
         self._lane.start()
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._generation > before, PATIENCE)
-        if self._error or self._generation == before:
+        if self._generation == before:
             self._lane.stop()
             raise self._failure()
 

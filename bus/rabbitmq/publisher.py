@@ -158,7 +158,7 @@ class Publisher:
         if guilty is not None:
             sent.remove(guilty)
             self._settle([guilty], Refused(gone.text))
-        self._settle([*sent, *waiting], NotConfirmed(f"the connection broke: {gone.text}"))
+        self._settle([*sent, *waiting], NotConfirmed(f"the channel ended before the confirm: {gone.text}"))
         return True
 
     def _came_back(self, properties: BasicProperties) -> None:
@@ -274,6 +274,6 @@ def _names_exchange(gone: ChannelGone) -> bool:
 
 
 def _cut_off(named: str, text: str) -> bool:
-    """Whether `text`, which holds 255 bytes at most, ends in the middle of `named`."""
+    """Whether `text` ends in the middle of `named`: the broker's words are 255 bytes at most."""
     at = text.find("topic '")
-    return at >= 0 and len(text.encode()) >= LONGEST and named.startswith(text[at:])
+    return at >= 0 and text.endswith("...") and named.startswith(text[at:].removesuffix("..."))

@@ -1,0 +1,174 @@
+"""What each broker user may do, as data, and how users come and go through RabbitMQ's management API.
+
+The rules behind the table:
+
+- Who publishes on `fleetbus` has topic permissions there, because without one RabbitMQ allows every key.
+- An agent declares nothing. Whoever may declare a name and read from it could make an exchange (or a dead-lettering
+  queue) of that name which forwards to `fleetbus`, past the topic permissions. So its inbox is made together with it.
+- An agent may bind its inbox, and to keys of its own node only.
+- Nobody may write to the default exchange: it leads into every queue.
+"""
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+from msgspec import Struct
+
+from bus.errors import Refused, Unreachable
+from bus.rabbitmq.names import DELIVER, EXCHANGE, inbox_queue
+from events.actors import HANDLERS, PORTAL, PROJECTIONS
+from events.names import NODE_PATTERN, SERVICE_PATTERN
+from events.registry import PLATFORM_WORDS
+
+#: Seconds that the management API may take for one answer.
+TIMEOUT = 15.0
+
+NOTHING = r"^\z"
+BLOB = r"blob\.[0-9a-f]{64}\.[0-9]+\.[0-9]+"
+
+
+class Topic(Struct, frozen=True):
+    """Patterns of routing keys on one topic exchange: for publishing, and for binding."""
+
+    write: str = NOTHING
+    read: str = NOTHING
+
+
+class Rights(Struct, frozen=True):
+    """Patterns of the names of exchanges and queues, and of the keys on the topic exchanges."""
+
+    configure: str
+    write: str
+    read: str
+    topics: Mapping[str, Topic]
+
+
+def _rights(write: str, read: str, fleet: str, bindings: str = NOTHING) -> Rights:
+    """Of a user who declares nothing: `fleet` are its keys on `fleetbus`, `bindings` those it may bind to."""
+    topics = {EXCHANGE: Topic(write=fleet), DELIVER: Topic(read=bindings)}
+    return Rights(configure=NOTHING, write=write, read=read, topics=MappingProxyType(topics))
+
+
+_FLEET = rf"^{EXCHANGE}\z"
+_STREAMS = r"^fleetbus\.(log|telemetry|blobs)\z"
+#: What the topology consists of.
+_OURS = r"fleetbus(\.(unrouted|deliver|log|telemetry|blobs))?|seat\.[a-z0-9-]+"
+
+_PLATFORM = {
+    HANDLERS: Rights(
+        configure=rf"^({_OURS}|node\.[a-z0-9-]+)\z",
+        write=rf"^({_OURS})\z",
+        read=rf"^({_OURS})\z",
+        topics=MappingProxyType({}),
+    ),
+    PROJECTIONS: _rights(write=_FLEET, read=_STREAMS, fleet=r"^(event\.projections\..+|telemetry\.canary)\z"),
+    PORTAL: _rights(write=_FLEET, read=_STREAMS, fleet=rf"^((command|event)\..+|telemetry\.canary|{BLOB})\z"),
+}
+
+
+def rights_of(user: str) -> Rights:
+    """What `user` may do (`events.actors`). Raises `ValueError` for a user that fleetbus does not know."""
+    kind, _, name = user.partition(".")
+    if user in _PLATFORM:
+        return _PLATFORM[user]
+    if kind == "node" and re.fullmatch(NODE_PATTERN, name):
+        return _agent(name)
+    if kind == "service" and re.fullmatch(SERVICE_PATTERN, name) and name not in PLATFORM_WORDS:
+        return _rights(write=_FLEET, read=NOTHING, fleet=rf"^(event\.{name}\..+|command\..+)\z")
+    raise ValueError(
+        f"{user!r} is no user of fleetbus; handlers, projections, portal, node.ID and service.NAME are "
+        f"(NAME is none of {', '.join(sorted(PLATFORM_WORDS))})"
+    )
+
+
+def _agent(node: str) -> Rights:
+    inbox = re.escape(inbox_queue(node))
+    return _rights(
+        write=rf"^(fleetbus|{inbox})\z",
+        read=rf"^(fleetbus\.deliver|{inbox})\z",
+        fleet=rf"^((command|event|telemetry)\..+\.node\.{node}|{BLOB})\z",
+        bindings=rf"^{node}\.",
+    )
+
+
+def ensure_user(management_url: str, vhost: str, user: str, password: str) -> None:
+    """Makes the user, or gives it this password and today's rights. An agent gets its inbox too.
+
+    `management_url` is `http(s)://ADMIN:PASSWORD@HOST:PORT`; that user administers the broker and may declare queues.
+    Raises `Refused`, `Unreachable`, and `ValueError` as `rights_of` does.
+    """
+    rights = rights_of(user)
+    at = quote(vhost, safe="")
+    with _Management(management_url) as management:
+        management.put(f"users/{user}", {"password_hash": _hash(password), "tags": ""})
+        # the general permissions come last: without topic permissions they allow every key
+        for exchange, topic in rights.topics.items():
+            body = {"exchange": exchange, "write": topic.write, "read": topic.read}
+            management.put(f"topic-permissions/{at}/{user}", body)
+        kind, _, name = user.partition(".")
+        if kind == "node":
+            management.put(f"queues/{at}/{inbox_queue(name)}", {"durable": True})
+        body = {"configure": rights.configure, "write": rights.write, "read": rights.read}
+        management.put(f"permissions/{at}/{user}", body)
+
+
+def delete_user(management_url: str, vhost: str, user: str) -> None:
+    """Takes the user's rights away, closes its connections, and deletes an agent's inbox. Harmless when it is gone.
+
+    Raises `Refused`, `Unreachable`.
+    """
+    with _Management(management_url) as management:
+        management.delete(f"users/{quote(user, safe='')}")
+        kind, _, name = user.partition(".")
+        if kind == "node":
+            management.delete(f"queues/{quote(vhost, safe='')}/{quote(inbox_queue(name), safe='')}")
+
+
+def _hash(password: str) -> str:
+    """As RabbitMQ keeps it (rabbit_password_hashing_sha256), so that the password itself does not travel."""
+    salt = os.urandom(4)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+class _Management:
+    """The management API. Errors name neither the administrator's password nor the user's."""
+
+    def __init__(self, url: str) -> None:
+        at = httpx.URL(url)
+        self._where = f"{at.host}:{at.port or at.scheme}"
+        self._client = httpx.Client(
+            base_url=at.copy_with(username=None, password=None),
+            auth=(at.username, at.password),
+            timeout=TIMEOUT,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def put(self, path: str, body: dict[str, Any]) -> None:
+        self._ask("PUT", path, body)
+
+    def delete(self, path: str) -> None:
+        self._ask("DELETE", path, None, harmless=404)
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None, harmless: int = 0) -> None:
+        try:
+            answer = self._client.request(method, f"api/{path}", json=body)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"no answer from RabbitMQ's management API at {self._where}: {error}") from None
+        if answer.is_error and answer.status_code != harmless:
+            raise Refused(
+                f"RabbitMQ's management API at {self._where} refuses {method} {path}: "
+                f"{answer.status_code} {answer.text[:300]}"
+            )
