@@ -76,6 +76,10 @@ class Journal:
         self._thread.start()
 
     @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
     def producer(self) -> str:
         return self._producer
 

@@ -63,7 +63,7 @@ class Row(Struct, frozen=True):
 
 
 class JournalFile:
-    """The file at `path`, opened or made. Reading may be done from any thread. Raises `JournalUnusable`."""
+    """The file at `path`, opened or made. Any thread may read. Everything here raises `JournalUnusable`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -74,12 +74,12 @@ class JournalFile:
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?), ('id', ?)", (VERSION, str(uuid4())))
             # what was refused may have been allowed since: once per agent start it is tried again
             self._db.execute("UPDATE outbox SET refused = NULL WHERE refused IS NOT NULL")
-            version, self._id = self._meta("version"), self._meta("id")
         except sqlite3.Error as error:
             raise JournalUnusable(
                 f"cannot use the journal {path}: {error}. If the file is damaged, move it away: the agent begins a "
                 "new one, and jobs that only the old one knew are reported lost"
             ) from error
+        version, self._id = self._meta("version"), self._meta("id")
         if version != VERSION:
             raise JournalUnusable(f"the journal {path} has version {version}, but this agent reads version {VERSION}")
 
@@ -154,8 +154,11 @@ class JournalFile:
         return rows[0][0] if rows else None
 
     def _select(self, sql: str, *values: object) -> list[Any]:
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
+        try:
+            with self._lock:
+                return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalUnusable(f"cannot read the journal {self._path}: {error}") from error
 
     def close(self) -> None:
         with self._lock:
