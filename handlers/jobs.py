@@ -335,7 +335,7 @@ def on_started(fleet: Fleet, event: Event) -> Fleet:
     job = fleet.jobs.get(data.job)
     if job is None:
         return _own_run(fleet, event) if data.own is not None else fleet
-    if job.node != data.node:
+    if job.node != data.node or job.state == "waiting":
         return fleet
     job = replace(job, state="started", cause=event.id)
     return _knows(replace(fleet, jobs=fleet.jobs.set(job.id, job)), data.node, job.order.hash)
@@ -366,7 +366,7 @@ def on_finished(fleet: Fleet, event: Event) -> Fleet:
     if ended is not None and ended.state in INFERRED and ended.node == data.node:
         return replace(fleet, ended=fleet.ended.add(ended.id, replace(ended, state=data.outcome, cause=event.id)))
     job = fleet.jobs.get(data.job)
-    if job is None or job.node != data.node:
+    if job is None or job.node != data.node or job.state == "waiting":
         return fleet
     return _end(fleet, job, data.outcome, event)
 

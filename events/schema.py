@@ -1,0 +1,66 @@
+"""Writes `schemas/`: the JSON Schema (2020-12) of the envelope and of every type's data, made from the Structs.
+
+    python -m events.schema          writes what is missing or different
+    python -m events.schema --check  says what is missing or different, and exits 1 if anything is
+
+A file of an older version than today's is never touched: logs of that time must stay readable to others, too.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import schemas
+from events.delivery import Delivery
+from events.envelope import Event
+from events.registry import TYPES, schema_id
+
+FOLDER = Path(schemas.__file__).parent
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def current() -> dict[str, dict[str, Any]]:
+    """File name to schema, for everything that is said today."""
+    made = {
+        f"{name}.v{definition.version}.json": _schema(definition.payload, schema_id(name, definition.version))
+        for name, definition in TYPES.items()
+    }
+    made["envelope.v1.json"] = _schema(Event, "urn:fleetbus:envelope:1")
+    made["delivery.v1.json"] = _schema(Delivery, "urn:fleetbus:delivery:1")
+    return made
+
+
+def _schema(kind: Any, id: str) -> dict[str, Any]:
+    return {"$schema": DIALECT, "$id": id, **msgspec.json.schema(kind)}
+
+
+def text(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def stale() -> list[str]:
+    """Names of files that are missing or say something else than the Structs."""
+    return [name for name, schema in current().items() if _read(FOLDER / name) != text(schema)]
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
+
+
+def main(arguments: list[str]) -> int:
+    found = stale()
+    if "--check" in arguments:
+        for name in found:
+            print(f"schemas/{name} differs from events/; run python -m events.schema", file=sys.stderr)
+        return bool(found)
+    for name in found:
+        (FOLDER / name).write_text(text(current()[name]))
+        print(f"wrote schemas/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
