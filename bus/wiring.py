@@ -1,23 +1,24 @@
 """From a URL to a bus. Adapters are imported when they are named, so that nobody pays for the other engine."""
 
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from bus.errors import BadUrl
 from bus.ports import Bus
 
 
-def open_bus(url: str, user: str) -> Bus:
+def open_bus(url: str, user: str, folder: Path | None = None) -> Bus:
     """The bus at `url`: `sqlite:///folder` (embedded, known there as `user`) or `amqp://user:password@host/vhost`.
 
-    Raises `BadUrl`, `bus.errors.Unreachable`.
+    `folder` is where an agent on RabbitMQ remembers what its inbox has bound. Raises `BadUrl`, `bus.errors.Unreachable`.
     """
     parts = urlsplit(url)
     if parts.scheme == "sqlite" and parts.path:
         from bus.embedded import EmbeddedBus
 
-        return EmbeddedBus(parts.path, user)
+        return EmbeddedBus(unquote(parts.path), user)
     if parts.scheme in ("amqp", "amqps"):
         from bus.rabbitmq import RabbitBus
 
-        return RabbitBus(url)
+        return RabbitBus(url, folder)
     raise BadUrl(f"{parts.scheme or url!r} is no bus; sqlite:///FOLDER and amqp://USER:PASSWORD@HOST:PORT/VHOST are")
