@@ -10,7 +10,7 @@ from bus.ports import Bus
 def open_bus(url: str, user: str, folder: Path | None = None) -> Bus:
     """The bus at `url`: `sqlite:///folder` (embedded, known there as `user`) or `amqp://user:password@host/vhost`.
 
-    `folder` is where an agent on RabbitMQ remembers what its inbox has bound. Raises `BadUrl`, `bus.errors.Unreachable`.
+    `folder`: where an agent on RabbitMQ remembers what its inbox has bound. Raises `BadUrl`, `bus.errors.Unreachable`.
     """
     parts = urlsplit(url)
     if parts.scheme == "sqlite" and parts.path:
