@@ -352,6 +352,8 @@ class WorkerPool:
             case Hello() if worker.state is State.STARTING:
                 worker.state, worker.deadline = State.IDLE, float("inf")
                 self._queues[worker.queue].failures = 0
+            case Hello() if worker.state is State.QUITTING:
+                self._send(worker, Quit())  # the first one came before it could hear
             case Made(job_id=job_id) if worker.job and worker.job.work.job_id == job_id:
                 self._made(worker, worker.job, Started(job_id=job_id, pgid=message.pgid, stamp=message.stamp))
             case Printed(job_id=job_id, lines=lines, head=head) if worker.job and worker.job.work.job_id == job_id:
