@@ -456,8 +456,10 @@ class EmbeddedInbox:
         self._ear = bus.ear()
         self._lease = _Lease(self._db, "inbox", "node", node)
         self._generation = 0
+        bus.track(self)
         self._read_to = 0
         self._closed = False
+        self._reading = threading.Lock()
 
     @property
     def generation(self) -> int:
@@ -473,7 +475,6 @@ class EmbeddedInbox:
         self.bind(keys)
         self._read_to = 0
         self._generation += 1
-        self._bus.track(self)
 
     def bind(self, keys: Sequence[str]) -> None:
         with self._writing():
@@ -481,7 +482,14 @@ class EmbeddedInbox:
             self._db.executemany("INSERT INTO binding (node, key) VALUES (?, ?)", [(self._node, key) for key in keys])
 
     def read(self, limit: int = 100, timeout: float = 1.0) -> list[Delivered]:
-        deadline = time.monotonic() + timeout
+        with self._reading:
+            try:
+                return self._read(limit, time.monotonic() + timeout)
+            finally:
+                if self._closed:
+                    self._clean_up()
+
+    def _read(self, limit: int, deadline: float) -> list[Delivered]:
         while True:
             self._check()
             found = self._fetch(limit)
@@ -519,7 +527,16 @@ class EmbeddedInbox:
             raise Unreachable(f"cannot write to the inbox of {self._node!r}: {error}") from error
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._lease.give()
-            self._bus.forget(self)
+        """From another thread than the reading one it only marks, as `EmbeddedReader.close` does."""
+        if self._closed:
+            return
+        self._closed = True
+        self._lease.give()
+        self._bus.forget(self)
+        if self._reading.acquire(blocking=False):
+            self._clean_up()
+            self._reading.release()
+
+    def _clean_up(self) -> None:
+        self._ear.close()
+        self._db.close()
