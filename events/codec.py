@@ -141,9 +141,9 @@ def decode_data(event_type: str, dataschema: str, data: bytes | Raw) -> Any:
         version = _version_of(event_type, dataschema, definition)
         if version < definition.version:
             lifted = lift(event_type, version, definition.version, _any_object.decode(data))
-            return msgspec.convert(lifted, definition.payload)
+            return _payloads[event_type].decode(_encoder.encode(lifted))
         return _payloads[event_type].decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise BadEvent(f"the data does not fit {event_type}: {error}") from None
 
 

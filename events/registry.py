@@ -61,7 +61,7 @@ TYPES = MappingProxyType(
         # jobs, as the decider says
         "event.job.waiting": Definition(job.JobWaiting, _S),
         "event.job.queued": Definition(job.JobQueued, _S),
-        "event.batch.created": Definition(job.BatchCreated, _S),
+        "event.batch.created": Definition(job.BatchCreated, _S, version=2),
         "event.job.cancel_requested": Definition(job.CancelRequested, _S),
         "event.job.expired": Definition(job.JobExpired, _S),
         "event.job.lost": Definition(job.JobLost, _S),

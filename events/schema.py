@@ -54,11 +54,11 @@ def main(arguments: list[str]) -> int:
     found = stale()
     if "--check" in arguments:
         for name in found:
-            print(f"schemas/{name} differs from events/; run python -m events.schema", file=sys.stderr)
+            sys.stderr.write(f"schemas/{name} differs from events/; run python -m events.schema\n")
         return bool(found)
     for name in found:
         (FOLDER / name).write_text(text(current()[name]))
-        print(f"wrote schemas/{name}")
+        sys.stdout.write(f"wrote schemas/{name}\n")
     return 0
 
 

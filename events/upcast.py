@@ -10,8 +10,18 @@ from typing import Any
 
 Step = Callable[[dict[str, Any]], dict[str, Any]]
 
+
+def _batch_created_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 addressed all jobs of a batch by one role; nodes may hold the role by different names, so each job
+    now says its own (`cpu.kvm` for `cpu`).
+    """
+    via = data.get("via", "node")
+    jobs = [{**job, "via": via} for job in data.get("jobs", [])]
+    return {**{key: value for key, value in data.items() if key != "via"}, "jobs": jobs}
+
+
 #: (type, version that the step lifts from) -> the step.
-STEPS: MappingProxyType[tuple[str, int], Step] = MappingProxyType({})
+STEPS: MappingProxyType[tuple[str, int], Step] = MappingProxyType({("event.batch.created", 1): _batch_created_1})
 
 
 def lift(event_type: str, version: int, current: int, data: dict[str, Any]) -> dict[str, Any]:
