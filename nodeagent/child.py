@@ -13,7 +13,7 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
@@ -192,29 +192,26 @@ def _take_descriptors(pipes: Pipes) -> None:
 
 
 def _run(job: Assignment, pipe: int) -> Report:
-    """Call the script, and say what came of it."""
+    """Call the script, and say what came of it; secrets are masked in all of it."""
     masks: tuple[str, ...] = ()
     try:
         params, masks = _resolved(job)
         if masks:
             _send(pipe, Masks(masks))
-        result = _encoded(_call(job, params))
-        return Returned(_masked(result.decode(), masks, _json_escaped).encode() if masks else result)
+        report: Report = Returned(_encoded(_call(job, params)))
     except _Stopped:
-        return Interrupted()
+        report = Interrupted()
     except _Refused as error:
-        return Raised(str(error), "")
+        report = Raised(str(error), "")
     except SystemExit as error:
-        return _exited(error)
+        report = _exited(error)
     except BaseException as error:  # noqa: BLE001  # whatever a script raises is its failure, not ours
-        return Raised(
-            shortened(_masked(_sentence(error), masks), MAX_ERROR),
-            shortened(_masked(of_exception(error, job.filename), masks), MAX_TRACEBACK),
-        )
+        report = Raised(_sentence(error), of_exception(error, job.filename))
     finally:
         # from here on the process only reports; SIGTERM must not cut the report in two
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _flush()
+    return _masked_report(report, masks)
 
 
 def _call(job: Assignment, params: Mapping[str, Any]) -> Any:
@@ -235,15 +232,19 @@ def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def _exited(error: SystemExit) -> Report:
     if error.code in {None, 0}:
         return Returned(b"null")
-    return Raised(f"the script called sys.exit({error.code!r})", "")
+    return Raised(f"the script called sys.exit({_shown(error.code, repr)})", "")
 
 
 def _sentence(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001  # an exception of the script's own may be unable to show itself
-        text = ""
+    text = _shown(error, str)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _shown(value: object, show: Callable[[object], str]) -> str:
+    try:
+        return show(value)
+    except Exception:  # noqa: BLE001  # an object of the script's own may be unable to show itself
+        return ""
 
 
 def _flush() -> None:
@@ -287,9 +288,20 @@ def _secret(name: str, reference: str) -> str:
     return text.removesuffix("\n")
 
 
-def _masked(text: str, masks: tuple[str, ...], as_written: Callable[[str], str] = str) -> str:
+def _masked_report(report: Report, masks: tuple[str, ...]) -> Report:
+    match report:
+        case Returned(result=result) if masks:
+            return Returned(_masked(result.decode(), map(_json_escaped, masks)).encode())
+        case Raised(error=error, traceback=trace):
+            error, trace = _masked(error, masks), _masked(trace, masks)
+            return Raised(shortened(error, MAX_ERROR), shortened(trace, MAX_TRACEBACK))
+        case _:
+            return report
+
+
+def _masked(text: str, masks: Iterable[str]) -> str:
     for mask in masks:
-        text = text.replace(as_written(mask), "***")
+        text = text.replace(mask, "***")
     return text
 
 

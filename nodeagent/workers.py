@@ -294,15 +294,22 @@ class WorkerPool:
                 self._quit(worker)
 
     def _wind_up(self) -> None:
-        """Go through the phases of a stop as fast as the jobs allow."""
-        late = time.monotonic() > self._phase_ends
+        """Go through the phases of a stop as fast as jobs and workers end, or their time does."""
+        while following := self._next_phase():
+            self._enter(*following)
+
+    def _next_phase(self) -> tuple[Phase, float] | None:
+        late = time.monotonic() >= self._phase_ends
         busy = any(worker.job for worker in self._workers.values())
-        if self._phase is Phase.DRAINING and (late or not busy):
-            self._enter(Phase.STOPPING, self._grace + _OVERDUE)
-        if self._phase is Phase.STOPPING and (late or not busy):
-            self._enter(Phase.QUITTING, self._grace)
-        if self._phase is Phase.QUITTING and (late or not self._workers):
-            self._enter(Phase.CLOSED, 0)
+        match self._phase:
+            case Phase.DRAINING if late or not busy:
+                return Phase.STOPPING, self._grace + _OVERDUE
+            case Phase.STOPPING if late or not busy:
+                return Phase.QUITTING, self._grace
+            case Phase.QUITTING if late or not self._workers:
+                return Phase.CLOSED, 0.0
+            case _:
+                return None
 
     # ----------------------------------------------------------------------- commands
 
@@ -445,9 +452,7 @@ class WorkerPool:
                 self._inherit(worker, worker.job)
 
     def _inherit(self, worker: _Worker, job: _Job) -> None:
-        if job.started:
-            kill_group(job.started.pgid, job.started.stamp)
-        kill_marked(job.work.job_id)
+        _kill(job)
         if job.stopping == "cancelled":
             self._finish(job, Cancelled())
         elif worker.overdue and job.gone:
@@ -476,8 +481,8 @@ class WorkerPool:
         for worker in self._workers.values():
             worker.process.kill()
             worker.process.wait()
-            if worker.job and worker.job.started:
-                kill_group(worker.job.started.pgid, worker.job.started.stamp)
+            if worker.job:
+                _kill(worker.job)
             os.close(worker.handle)
             if worker.process.stdin:
                 worker.process.stdin.close()
@@ -514,6 +519,13 @@ class WorkerPool:
         # a worker that cannot be reached is dead or about to be found so
         with contextlib.suppress(zmq.ZMQError):
             self._socket.send_multipart([worker.name.encode(), encode(message)], zmq.NOBLOCK)
+
+
+def _kill(job: _Job) -> None:
+    """What a dead worker would have done: kill whatever the job has started, wherever it went."""
+    if job.started:
+        kill_group(job.started.pgid, job.started.stamp)
+    kill_marked(job.work.job_id)
 
 
 def _from_head(head: list[Line]) -> Output:
