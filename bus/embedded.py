@@ -1,11 +1,16 @@
-"""The bus on one machine without a server: two SQLite files in WAL mode, and a ZeroMQ bell.
+"""The bus on one machine without a server: SQLite files in WAL mode, and a ZeroMQ bell.
 
-`bus.db` holds log, blobs, inboxes and the seat with synchronous=FULL, `telemetry.db` the telemetry with
-synchronous=NORMAL. One thread per process writes: it takes what waits, at most 500 messages, into one short
-transaction, and rings. Readers look when the bell rings, and once a second anyway.
+`bus.db` holds log, blobs and inboxes with synchronous=FULL, `telemetry.db` the telemetry with synchronous=NORMAL.
+Leases (the seat, who consumes an inbox) have a file of their own, `lease.db`: SQLite's lock on a file is not fair, and
+whoever writes a lot would keep others from renewing theirs.
+
+One thread per process writes: it takes what waits, at most 500 messages, into one short transaction, and rings.
+Readers look when the bell rings, and once a second anyway.
 
 What the broker verifies on the other side, the file's permissions must: who can write `bus.db` can write anything
 into the log. The folder is made with mode 0700.
+
+This file is longer than others because it is one engine: the tables, their one writer, and the readers of each.
 """
 
 import contextlib
@@ -35,13 +40,14 @@ CREATE TABLE IF NOT EXISTS {stream} (
 );
 """
 INBOX_SCHEMA = """
-CREATE TABLE IF NOT EXISTS inbox (node TEXT PRIMARY KEY, owner TEXT, until REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS binding (node TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (node, key));
 CREATE TABLE IF NOT EXISTS delivery (
     tag INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS delivery_by_node ON delivery (node, tag);
-CREATE TABLE IF NOT EXISTS seat (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL);
+"""
+LEASE_SCHEMA = """
+CREATE TABLE IF NOT EXISTS lease (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL);
 """
 
 #: Messages in one transaction.
@@ -50,11 +56,13 @@ BATCH = 500
 WINDOW = 10_000
 #: Seconds until a message that is not confirmed is given up.
 CONFIRM_WITHIN = 30.0
-#: Seconds that a lease (seat, inbox) lasts without being renewed. It is renewed five times as often.
+#: Seconds that a lease lasts without being renewed. It is renewed five times as often.
 LEASE = 5.0
 #: Records of telemetry that are kept, and how many writes pass between two sweeps.
 TELEMETRY_KEPT = 200_000
 TELEMETRY_SWEEP = 10_000
+#: Seconds that opening an inbox waits for a former consumer's lease to end.
+OPEN_WITHIN = 15.0
 #: Seconds that a statement waits for another process' transaction.
 BUSY = 15.0
 STREAM_OF = {"command": "log", "event": "log", "telemetry": "telemetry", "blob": "blobs"}
@@ -91,6 +99,8 @@ class EmbeddedBus:
             _begin_log(db)
         with contextlib.closing(self.connect("telemetry")) as db:
             db.executescript(SCHEMA.format(stream="telemetry"))
+        with contextlib.closing(self.connect("lease")) as db:
+            db.executescript(LEASE_SCHEMA)
 
     @property
     def user(self) -> str:
@@ -100,9 +110,10 @@ class EmbeddedBus:
     def connected(self) -> bool:
         return not self._closing.is_set()
 
-    def connect(self, stream: str) -> sqlite3.Connection:
-        if stream == "telemetry":
-            return _connect(self._folder / "telemetry.db", "NORMAL")
+    def connect(self, name: str) -> sqlite3.Connection:
+        """To the file that holds this stream, or the leases."""
+        if name in ("telemetry", "lease"):
+            return _connect(self._folder / f"{name}.db", "NORMAL")
         return _connect(self._folder / "bus.db", "FULL")
 
     def ear(self) -> Ear:
@@ -134,14 +145,14 @@ class EmbeddedBus:
         return EmbeddedStream(self, name)
 
     def seat(self, name: str) -> "EmbeddedSeat":
-        return EmbeddedSeat(self.connect("log"), name)
+        return EmbeddedSeat(Lease(self, f"seat {name}"))
 
     def inbox(self, node: str) -> "EmbeddedInbox":
         return EmbeddedInbox(self, node)
 
     def remove_inbox(self, node: str) -> None:
         with contextlib.closing(self.connect("log")) as db, _transaction(db):
-            for table in ("delivery", "binding", "inbox"):
+            for table in ("delivery", "binding"):
                 db.execute(f"DELETE FROM {table} WHERE node = ?", (node,))
 
     def track(self, part: "EmbeddedReader | EmbeddedInbox") -> None:
@@ -368,84 +379,79 @@ class EmbeddedReader:
         self.close()
 
 
-class _Lease:
+class Lease:
     """A row with an owner and an end. A thread renews it; when that fails in time it is lost for ever."""
 
-    def __init__(self, db: sqlite3.Connection, table: str, key_column: str, key: str) -> None:
-        self._db = db
-        self._lock = threading.Lock()
-        self._take_sql = (
-            f"INSERT INTO {table} ({key_column}, owner, until) VALUES (?, ?, ?) ON CONFLICT ({key_column}) DO UPDATE "
-            "SET owner = excluded.owner, until = excluded.until "
-            "WHERE owner IS NULL OR owner = excluded.owner OR until < ?"
-        )
-        self._give_sql = f"UPDATE {table} SET owner = '', until = 0 WHERE {key_column} = ? AND owner = ?"
-        self._key = key
+    TAKE = (
+        "INSERT INTO lease (name, owner, until) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
+        "SET owner = excluded.owner, until = excluded.until WHERE owner = excluded.owner OR until < ?"
+    )
+
+    def __init__(self, bus: EmbeddedBus, name: str) -> None:
+        self._bus = bus
+        self._name = name
         self._owner = f"{os.getpid()}-{uuid4()}"
         self._until = 0.0
         self._stop = threading.Event()
         self._lost = False
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """A transaction on the connection that the lease's own thread uses, too."""
-        with self._lock, _transaction(self._db):
-            yield
+    def acquire(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds, then holds it until `release`, or until it is lost."""
+        deadline = time.monotonic() + timeout
+        with contextlib.closing(self._bus.connect("lease")) as db:
+            while not self._take(db):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                time.sleep(min(left, 0.2))
+        threading.Thread(target=self._renew, name=f"lease of {self._name}", daemon=True).start()
+        return True
 
-    def take(self) -> bool:
+    def _take(self, db: sqlite3.Connection) -> bool:
         """Takes or renews. The wall clock is one machine's, shared by all who compare with it."""
         now, began = time.time(), time.monotonic()
         try:
-            with self.transaction():
-                taken = self._db.execute(self._take_sql, (self._key, self._owner, now + LEASE, now)).rowcount > 0
+            with _transaction(db):
+                taken = db.execute(self.TAKE, (self._name, self._owner, now + LEASE, now)).rowcount > 0
         except sqlite3.Error:
             return False
         if taken:
             self._until = began + LEASE
         return taken
 
-    def hold(self) -> None:
-        threading.Thread(target=self._renew, name=f"lease-{self._key}", daemon=True).start()
-
     def _renew(self) -> None:
-        while not self._stop.wait(LEASE / 5):
-            if not self.held or (not self.take() and not self.held):
-                self._lost = True
-                return
+        with contextlib.closing(self._bus.connect("lease")) as db:
+            while not self._stop.wait(LEASE / 5):
+                if not self.held or (not self._take(db) and not self.held):
+                    self._lost = True
+                    return
 
     @property
     def held(self) -> bool:
         """By the monotonic clock: a process that was frozen past its lease knows before it does anything."""
         return not self._lost and time.monotonic() < self._until
 
-    def give(self) -> None:
+    def release(self) -> None:
+        held, self._lost = self.held, True
         self._stop.set()
-        if self.held:
-            with contextlib.suppress(sqlite3.Error), self.transaction():
-                self._db.execute(self._give_sql, (self._key, self._owner))
-        self._lost = True
+        if held:
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(self._bus.connect("lease")) as db:
+                db.execute("DELETE FROM lease WHERE name = ? AND owner = ?", (self._name, self._owner))
 
 
 class EmbeddedSeat:
-    def __init__(self, db: sqlite3.Connection, name: str) -> None:
-        self._lease = _Lease(db, "seat", "name", name)
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
 
     def acquire(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while not self._lease.take():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(left, 0.2))
-        self._lease.hold()
-        return True
+        return self._lease.acquire(timeout)
 
     @property
     def held(self) -> bool:
         return self._lease.held
 
     def release(self) -> None:
-        self._lease.give()
+        self._lease.release()
 
 
 class EmbeddedInbox:
@@ -454,7 +460,7 @@ class EmbeddedInbox:
         self._node = node
         self._db = bus.connect("log")
         self._ear = bus.ear()
-        self._lease = _Lease(self._db, "inbox", "node", node)
+        self._lease = Lease(bus, f"inbox {node}")
         self._generation = 0
         bus.track(self)
         self._read_to = 0
@@ -466,12 +472,8 @@ class EmbeddedInbox:
         return self._generation
 
     def open(self, keys: Sequence[str]) -> None:
-        deadline = time.monotonic() + 15.0
-        while not self._lease.take():
-            if time.monotonic() > deadline:
-                raise InboxTaken(f"another agent consumes the inbox of {self._node!r}; are there two with one id?")
-            time.sleep(0.2)
-        self._lease.hold()
+        if not self._lease.acquire(OPEN_WITHIN):
+            raise InboxTaken(f"another agent consumes the inbox of {self._node!r}; are there two with one id?")
         self.bind(keys)
         self._read_to = 0
         self._generation += 1
@@ -521,7 +523,7 @@ class EmbeddedInbox:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with self._lease.transaction():
+            with _transaction(self._db):
                 yield
         except sqlite3.Error as error:
             raise Unreachable(f"cannot write to the inbox of {self._node!r}: {error}") from error
@@ -531,7 +533,7 @@ class EmbeddedInbox:
         if self._closed:
             return
         self._closed = True
-        self._lease.give()
+        self._lease.release()
         self._bus.forget(self)
         if self._reading.acquire(blocking=False):
             self._clean_up()

@@ -11,6 +11,7 @@ memory, the next holder decides the same from the log.
 """
 
 import contextlib
+import heapq
 import os
 import socket
 import threading
@@ -50,8 +51,11 @@ TICK_AFTER = timedelta(seconds=30)
 LOOK_EVERY = 1.0
 #: Seconds that a turn waits for records.
 TURN = 0.25
-#: Facts said and not read back yet; beyond it nothing new is decided until the log has caught up.
-MAX_AHEAD = 2_000
+#: Facts said and not read back yet; beyond it nothing new is decided until the log has caught up. They are folded anew
+#: in every turn, so this must stay below the records of a turn.
+MAX_AHEAD = 500
+#: Records read in one turn.
+TURN_RECORDS = 1_000
 #: Records, or seconds with at least one record, after which a snapshot is written.
 SNAPSHOT_RECORDS = 20_000
 SNAPSHOT_SECONDS = 60.0
@@ -208,7 +212,7 @@ class Handlers:
 
     def _turn(self, reader: Reader) -> None:
         """Read back → fold → deliver → decide → look after time."""
-        parcels_ = self._read_back(reader.read(limit=500, timeout=TURN if not self._said else 0.02))
+        parcels_ = self._read_back(reader.read(limit=TURN_RECORDS, timeout=TURN if not self._said else 0.02))
         self._deliver(parcels_)
         self._check_confirmed()
         self._refold()
@@ -251,8 +255,9 @@ class Handlers:
             self._ahead = evolve(self._ahead, said.event)
 
     def _decide(self) -> None:
-        waiting = sorted(self._ahead.open_commands.values(), key=lambda command: command.offset)
-        for command in waiting[:MAX_AHEAD]:
+        room = MAX_AHEAD - len(self._said)
+        waiting = heapq.nsmallest(room, self._ahead.open_commands.values(), key=lambda command: command.offset)
+        for command in waiting:
             self._answer(command.event)
         news = True
         while news:
