@@ -1,0 +1,178 @@
+"""`/api/v1/events`: the log, as the index of events knows it; facts of other services; the live stream."""
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+from falcon.asgi import Request, Response
+from msgspec import Meta, Struct
+
+from bus.ports import Record
+from events.names import EventType
+from events.registry import service_of
+from portal.api import answers
+from portal.api.answers import AtLeastQuery
+from portal.api.shapes import EventList, OneEvent, Told
+from portal.bodies import read_json, read_query
+from portal.commands import id_from_key
+from portal.gate import identity
+from portal.hub import Place
+from portal.lists import Document, public
+from portal.openapi import Text, operation
+from portal.parts import Parts
+from portal.problems import Problem, gone, unprocessable
+from portal.queries import EventQuery
+from portal.stream import EventStream, StreamQuery, parse_start
+from projections.osis.filters import Eq
+
+#: Events shown of one story: causes upward, consequences of one event.
+MAX_CAUSES = 50
+MAX_CONSEQUENCES = 200
+#: Characters shown of a record that is no event.
+BAD_BODY = 4_096
+#: Seconds that this portal may be behind the one that gave a position out.
+CATCH_UP_SECONDS = 5.0
+
+
+class NewEvent(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A fact of a service: its type is `event.<service>.…`, and no type of fleetbus' own."""
+
+    type: EventType
+    data: dict[str, Any]
+    subject: Annotated[str, Meta(max_length=200)] = ""
+
+
+class Events:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @operation("Search the log", query=EventQuery, answers={200: EventList}, problems=[410])
+    async def on_get(self, req: Request, resp: Response) -> None:
+        await answers.listed(self._parts, req, resp, EventQuery, self._parts.lists.events)
+
+    @operation("Tell a fact of a service", body=NewEvent, answers={201: Told}, problems=[409], keyed=True)
+    async def on_post(self, req: Request, resp: Response) -> None:
+        new = await read_json(req, NewEvent)
+        who = identity(req)
+        service = service_of(new.type)
+        if service is None:
+            raise unprocessable(
+                f"{new.type!r} is not for services to say; theirs are event.<service>.<what happened>, "
+                "as in event.billing.invoice.paid",
+                "type",
+            )
+        if who.is_service and who.actor != f"service:{service}":
+            raise Problem(
+                403,
+                "not-allowed",
+                f"{new.type} belongs to service:{service}, this token is of {who.actor}",
+                field="type",
+            )
+        id = await self._parts.commands.tell(
+            new.type,
+            new.subject or service,
+            new.data,
+            actor=who.actor,
+            id=id_from_key(req.get_header("Idempotency-Key"), who.actor),
+        )
+        resp.media = Told(id=id)
+        resp.status = 201
+
+
+class Event:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @operation(
+        "Show an event whole, with its causes and consequences",
+        query=AtLeastQuery,
+        answers={200: OneEvent},
+        problems=[410],
+    )
+    async def on_get(self, req: Request, resp: Response, id: str) -> None:
+        await self._parts.views.at_least(read_query(req, AtLeastQuery).at_least)
+        resp.media = await self._parts.offload(whole_event, self._parts, id)
+
+
+class Stream:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @operation(
+        "Watch the log: admitted events as server-sent events, ids are <log id>:<next offset>",
+        query=StreamQuery,
+        answers={200: Text("text/event-stream")},
+        problems=[410],
+    )
+    async def on_get(self, req: Request, resp: Response) -> None:
+        parts = self._parts
+        query = read_query(req, StreamQuery)
+        start = await self._start(req.get_header("Last-Event-ID") or query.start)
+        stream = EventStream(query, hub=parts.hub, views=parts.views, log=parts.log, offload=parts.offload)
+        resp.sse = stream.frames(start)
+        resp.set_header("Cache-Control", "no-store")
+        # proxies that buffer would hold events back
+        resp.set_header("X-Accel-Buffering", "no")
+
+    async def _start(self, text: str) -> int | None:
+        if not text:
+            return None
+        parts = self._parts
+        found = await parts.offload(parse_start, text, parts.now(), parts.bus.stream("log").offset_at)
+        place = found if isinstance(found, Place) else Place(parts.hub.state.log, found)
+        if place.log != parts.hub.state.log:
+            raise gone(f"the position belongs to log {place.log}, this is log {parts.hub.state.log}; begin anew")
+        waited = 0.0
+        while place.next_offset > parts.hub.state.next_offset and waited < CATCH_UP_SECONDS:
+            await asyncio.sleep(0.05)
+            waited += 0.05
+        if place.next_offset > parts.hub.state.next_offset:
+            raise gone(f"the log ends at offset {parts.hub.state.next_offset}, before {place.next_offset}; begin anew")
+        return place.next_offset
+
+
+def whole_event(parts: Parts, id: str) -> Document:
+    """An event's entry in the index, the record itself, and what is around it. Blocking. Raises `Problem` 404."""
+    index = answers.document(parts, "event", "events", id)
+    record = parts.log.fetch([index["offset"]]).get(index["offset"])
+    event, body = _contents(record, str(index.get("verdict")))
+    return {
+        **index,
+        "event": event,
+        "body": body,
+        "causes": causes_of(parts, index),
+        "consequences": consequences_of(parts, index["id"]),
+    }
+
+
+def _contents(record: Record | None, verdict: str) -> tuple[dict[str, Any] | None, str | None]:
+    if record is None:
+        return None, None
+    try:
+        plain = msgspec.json.decode(record.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        plain = None
+    if isinstance(plain, dict) and verdict != "bad":
+        return plain, None
+    return None, record.body[:BAD_BODY].decode(errors="replace")
+
+
+def causes_of(parts: Parts, index: Document) -> list[Document]:
+    """The chain of causes that led to an event, the first cause first."""
+    chain: list[Document] = []
+    seen = {index["id"]}
+    cause = index.get("causation")
+    while cause and cause not in seen and len(chain) < MAX_CAUSES:
+        seen.add(cause)
+        found = parts.views.get("events", cause)
+        if found is None:
+            break
+        chain.append(public(found))
+        cause = found.get("causation")
+    return chain[::-1]
+
+
+def consequences_of(parts: Parts, id: str) -> list[Document]:
+    """The events that name this one as their cause, in log order."""
+    page = parts.views.live().find("events", Eq("causation", id), sort=["offset"], limit=MAX_CONSEQUENCES, total=False)
+    return [public(item) for item in page.items]

@@ -1,0 +1,192 @@
+"""The shapes of answers, for the OpenAPI document. Documents of views may say more than is listed here."""
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+from portal.views import AsOf
+
+
+class Item(Struct, kw_only=True):
+    """What every document of a view has."""
+
+    id: str
+
+
+class NodeItem(Item, kw_only=True):
+    state: str = ""
+    roles: list[str] = []
+    maintenance: bool = False
+
+
+class JobItem(Item, kw_only=True):
+    state: str = ""
+
+
+class BatchItem(Item, kw_only=True):
+    #: How many of its jobs are in each state.
+    states: dict[str, int] = {}
+
+
+class ScriptItem(Item, kw_only=True):
+    hash: str = ""
+
+
+class EventItem(Item, kw_only=True):
+    offset: int
+    verdict: str
+
+
+class CommandItem(Item, kw_only=True):
+    type: str = ""
+    outcome: str | None = None
+
+
+class NodeList(Struct, kw_only=True):
+    items: list[NodeItem]
+    next_cursor: str | None
+    total: int | None
+    as_of: AsOf
+
+
+class JobList(Struct, kw_only=True):
+    items: list[JobItem]
+    next_cursor: str | None
+    total: int | None
+    as_of: AsOf
+
+
+class BatchList(Struct, kw_only=True):
+    items: list[BatchItem]
+    next_cursor: str | None
+    total: int | None
+    as_of: AsOf
+
+
+class ScriptList(Struct, kw_only=True):
+    items: list[ScriptItem]
+    next_cursor: str | None
+    total: int | None
+    as_of: AsOf
+
+
+class EventList(Struct, kw_only=True):
+    items: list[EventItem]
+    next_cursor: str | None
+    total: int | None
+    as_of: AsOf
+
+
+class CommandList(Struct, kw_only=True):
+    items: list[CommandItem]
+    next_cursor: str | None
+    total: int | None
+    as_of: AsOf
+
+
+class OneNode(NodeItem, kw_only=True):
+    as_of: AsOf
+
+
+class OneJob(JobItem, kw_only=True):
+    as_of: AsOf
+
+
+class OneBatch(BatchItem, kw_only=True):
+    as_of: AsOf
+
+
+class OneScript(ScriptItem, kw_only=True):
+    #: The text of the version that the name means now, or of the one asked for.
+    source: str
+    as_of: AsOf
+
+
+class OneEvent(EventItem, kw_only=True):
+    """`event` is the whole record as the log has it, null for a bad one; `body` then has its beginning as text."""
+
+    event: dict[str, Any] | None
+    body: str | None
+    #: The events that led to it, the first cause first.
+    causes: list[EventItem]
+    #: The events that it caused itself.
+    consequences: list[EventItem]
+    as_of: AsOf
+
+
+class OneCommand(CommandItem, kw_only=True):
+    as_of: AsOf
+
+
+class Ended(Struct, kw_only=True, omit_defaults=True):
+    """What was waited for: the job, or the batch and its jobs."""
+
+    id: str
+    job: JobItem | None = None
+    batch: BatchItem | None = None
+    jobs: list[JobItem] = []
+
+
+class Sent(Struct, kw_only=True, omit_defaults=True):
+    """A command that was sent, and what came of it.
+
+    Without `outcome` nothing has come of it yet. `event` is the whole fact, `position` is for `at_least`.
+    """
+
+    id: str
+    #: accepted or rejected
+    outcome: str | None = None
+    offset: int | None = None
+    event: dict[str, Any] | None = None
+    position: str | None = None
+
+
+class Told(Struct, kw_only=True):
+    """A fact that is in the log now."""
+
+    id: str
+
+
+class NewToken(Struct, kw_only=True):
+    """`token` is shown once."""
+
+    token: str
+    actor: str
+
+
+class Invited(Struct, kw_only=True):
+    """`token` is shown once; `command` is what to run on the new machine."""
+
+    token: str
+    command: str
+    roles: list[str]
+    valid_until: datetime
+
+
+class Joined(Struct, kw_only=True):
+    """The way to the bus for the new node, with its own credentials."""
+
+    node: str
+    bus_url: str
+    roles: list[str]
+
+
+class Health(Struct, kw_only=True, omit_defaults=True):
+    """`status` is ok, degraded or failing; everything else only for those who are logged in."""
+
+    status: str
+    version: str = ""
+    checks: list["Check"] = []
+    bus: dict[str, Any] = {}
+    log: dict[str, Any] = {}
+    views: dict[str, Any] = {}
+    seat: dict[str, Any] = {}
+
+
+class Check(Struct, kw_only=True, frozen=True):
+    """One thing that was looked at: `ok`, `degraded` or `failing`, and what was found."""
+
+    name: str
+    status: str
+    detail: str

@@ -1,0 +1,72 @@
+"""`/api/v1/health`, `/metrics` and the OpenAPI document."""
+
+from collections.abc import Callable
+from typing import Any
+
+from falcon.asgi import Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from portal.api.shapes import Health
+from portal.health import diverged, look
+from portal.openapi import Text, operation
+from portal.parts import Parts
+from projections.osis.filters import Eq
+
+
+class HealthResource:
+    """Everybody may ask; only who is logged in is told more than the status."""
+
+    public = True
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @operation("How the whole is: 503 when it is failing", answers={200: Health, 503: Health})
+    async def on_get(self, req: Request, resp: Response) -> None:
+        health = await self._parts.offload(look, self._parts)
+        resp.media = health if req.context.identity else Health(status=health.status)
+        resp.status = 503 if health.status == "failing" else 200
+
+
+class MetricsResource:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @operation("What the portal measures of itself, for Prometheus", answers={200: Text("text/plain")})
+    async def on_get(self, req: Request, resp: Response) -> None:
+        resp.data = await self._parts.offload(self._measure)
+        resp.content_type = CONTENT_TYPE_LATEST
+
+    def _measure(self) -> bytes:
+        parts, metrics, state = self._parts, self._parts.metrics, self._parts.hub.state
+        position = parts.views.read_position()
+        metrics.commands.set(parts.commands.sent)
+        metrics.watchers.set(parts.hub.watchers)
+        metrics.slow_watchers.set(parts.hub.slow_watchers)
+        metrics.connected.set(parts.bus.connected)
+        metrics.log_offset.set(state.next_offset)
+        if state.log_time is not None:
+            metrics.log_age.set((parts.now() - state.log_time).total_seconds())
+        for verdict, count in (("bad", state.bad), ("void", state.void), ("duplicate", state.duplicate)):
+            metrics.refused.labels(verdict).set(count)
+        metrics.views_offset.set(position.next_offset)
+        metrics.views_lag.set(max(0, state.next_offset - position.next_offset))
+        metrics.views_diverged.set(bool(diverged(position, state)))
+        metrics.set_aside.set(position.set_aside)
+        live = parts.views.live()
+        for name in ("online", "offline", "joined"):
+            metrics.nodes.labels(name).set(live.count("nodes", Eq("state", name)))
+        for name in ("waiting", "queued", "started"):
+            metrics.jobs.labels(name).set(live.count("jobs", Eq("state", name)))
+        return metrics.text()
+
+
+class OpenApiResource:
+    """Describes what anybody can read in the sources."""
+
+    def __init__(self, document: Callable[[], dict[str, Any]]) -> None:
+        self._document = document
+
+    @operation("This document", answers={200: Text("application/json")})
+    async def on_get(self, req: Request, resp: Response) -> None:
+        resp.media = self._document()

@@ -1,0 +1,115 @@
+"""What a machine says of itself, as rows for its page: the result of the jumpscript `facts`. Pure.
+
+The result is read with care: it comes from a machine, and another version of the script may say more or less.
+"""
+
+from typing import Any
+
+from msgspec import Struct
+
+from portal.pages import wording
+
+
+class Fact(Struct, frozen=True):
+    """One row: what, and its value in words; with `share` (0 to 1) how full it is."""
+
+    name: str
+    value: str
+    share: float | None = None
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """Rows by subject, and where they come from."""
+
+    job: str
+    at: str
+    system: list[Fact]
+    disks: list[Fact]
+    nics: list[Fact]
+    #: The whole result, for what has no row.
+    raw: Any
+
+
+def read_facts(job: dict[str, Any]) -> Facts:
+    """The rows of a job of `facts` that ended well."""
+    result = job.get("result")
+    said: dict[str, Any] = result if isinstance(result, dict) else {}
+    return Facts(
+        job=job["id"],
+        at=str(job.get("ended_at") or ""),
+        system=list(_system(said)),
+        disks=[_disk(one) for one in _dicts(said.get("disks"))],
+        nics=[_nic(one) for one in _dicts(said.get("nics"))],
+        raw=result,
+    )
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    """A list of objects; an object of objects is one by name."""
+    if isinstance(value, dict):
+        return [{"name": name, **one} for name, one in value.items() if isinstance(one, dict)]
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _system(said: dict[str, Any]) -> list[Fact]:
+    rows = []
+    for name, value in said.items():
+        if name in {"disks", "nics"}:
+            continue
+        if isinstance(value, dict):
+            rows.append(Fact(_label(name), ", ".join(_part(key, one) for key, one in value.items() if _plain(one))))
+        elif _plain(value):
+            rows.append(Fact(_label(name), _value(name, value)))
+    return [row for row in rows if row.value]
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _part(name: str, value: Any) -> str:
+    return f"{_label(name)} {_value(name, value)}"
+
+
+def _label(name: str) -> str:
+    return name.replace("_bytes", "").replace("_seconds", "").replace("_", " ")
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and ("bytes" in name):
+        return wording.size(value)
+    if isinstance(value, int | float) and name.endswith("_seconds"):
+        return wording.duration(value)
+    return str(value)
+
+
+def _first(said: dict[str, Any], *names: str) -> Any:
+    return next((said[name] for name in names if said.get(name) not in (None, "")), None)
+
+
+def _disk(said: dict[str, Any]) -> Fact:
+    name = str(_first(said, "mountpoint", "mount", "path", "name", "device") or "disk")
+    total = _first(said, "total_bytes", "size_bytes", "total", "size")
+    used = _first(said, "used_bytes", "used")
+    kind = _first(said, "fstype", "type")
+    if isinstance(total, int | float) and isinstance(used, int | float) and total > 0:
+        return Fact(
+            name, f"{wording.size(used)} of {wording.size(total)}" + (f", {kind}" if kind else ""), used / total
+        )
+    return Fact(name, wording.size(total) if isinstance(total, int | float) else str(kind or ""))
+
+
+def _nic(said: dict[str, Any]) -> Fact:
+    name = str(_first(said, "name", "nic", "interface") or "nic")
+    addresses = said.get("addresses") or [_first(said, "address", "ip", "ipv4"), said.get("ipv6"), said.get("mac")]
+    texts = []
+    for one in addresses if isinstance(addresses, list) else [addresses]:
+        text = one.get("address") if isinstance(one, dict) else one
+        if text:
+            texts.append(str(text))
+    mac = said.get("mac")
+    if mac and str(mac) not in texts:
+        texts.append(str(mac))
+    return Fact(name, "  ".join(texts))

@@ -1,0 +1,47 @@
+"""What every resource is given: the working parts of one portal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from bus.clock import Clock
+from bus.ports import Bus
+from portal.accounts import Accounts
+from portal.commands import Commands
+from portal.hub import Hub
+from portal.limits import Limiter
+from portal.lists import Lists
+from portal.log import Log
+from portal.metrics import Metrics
+from portal.offload import Offload
+from portal.views import Views
+from projections.osis.documents import Documents
+from projections.osis.live import Live
+from projections.osis.series import Series
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Named by what they do; all of them are made in `portal.app`."""
+
+    bus: Bus
+    documents: Documents
+    series: Series
+    live: Live
+    hub: Hub
+    views: Views
+    lists: Lists
+    log: Log
+    commands: Commands
+    accounts: Accounts
+    limiter: Limiter
+    metrics: Metrics
+    offload: Offload
+    clock: Clock
+    #: The address under which others reach this portal, without a slash at its end; "" to take it from the request.
+    public_url: str
+    #: Gives a node that has joined an account on the bus, and returns the bus' URL for it.
+    credentials_for: Callable[[str], str]
+
+    def now(self) -> datetime:
+        return self.clock.now()

@@ -1,0 +1,163 @@
+"""One running portal: its parts are made, its threads follow the log, uvicorn serves; all of it ends in good order."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import structlog
+import uvicorn
+
+from bus.clock import Clock, SystemClock
+from bus.ports import Bus
+from portal.accounts import Accounts
+from portal.app import create_app
+from portal.commands import Commands
+from portal.follower import Follower
+from portal.hub import Hub
+from portal.limits import Limiter
+from portal.lists import Lists
+from portal.log import Log
+from portal.metrics import Metrics
+from portal.offload import Offload
+from portal.parts import Parts
+from portal.tails import Tails
+from portal.views import Views, load_begin
+from projections.osis.documents import Documents
+from projections.osis.live import Live
+from projections.osis.series import Series
+
+#: Seconds that requests may take to end when the portal stops.
+GRACE_SECONDS = 10
+
+log = structlog.get_logger("portal.server")
+
+
+def make_parts(
+    bus: Bus,
+    documents: Documents,
+    series: Series,
+    live: Live,
+    *,
+    credentials_for: Callable[[str], str],
+    public_url: str = "",
+    clock: Clock | None = None,
+) -> Parts:
+    """The working parts over these adapters; nothing runs yet."""
+    clock = clock or SystemClock()
+    hub, offload = Hub(), Offload()
+    views = Views(documents, hub, offload)
+    reader = Log(bus)
+    return Parts(
+        bus=bus,
+        documents=documents,
+        series=series,
+        live=live,
+        hub=hub,
+        views=views,
+        lists=Lists(views, clock),
+        log=reader,
+        commands=Commands(bus, reader, hub, views, offload, clock),
+        accounts=Accounts(documents, clock),
+        limiter=Limiter(live),
+        metrics=Metrics(),
+        offload=offload,
+        clock=clock,
+        public_url=public_url.rstrip("/"),
+        credentials_for=credentials_for,
+    )
+
+
+def run_portal(
+    bus: Bus,
+    documents: Documents,
+    series: Series,
+    live: Live,
+    *,
+    host: str,
+    port: int,
+    stop: threading.Event,
+    credentials_for: Callable[[str], str],
+    public_url: str = "",
+    ready: Callable[[int], None] | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Serves until `stop` is set. `ready` is called with the port once it answers (port 0 takes a free one).
+
+    `credentials_for` makes an account on the bus for a node that has joined, and returns its bus URL; it may block.
+    The adapters stay open: they are the caller's. Raises `OSError` when the port cannot be had.
+    """
+    parts = make_parts(
+        bus, documents, series, live, credentials_for=credentials_for, public_url=public_url, clock=clock
+    )
+    try:
+        asyncio.run(_serve(parts, host, port, stop, ready))
+    finally:
+        parts.offload.close()
+
+
+async def _serve(
+    parts: Parts, host: str, port: int, stop: threading.Event, ready: Callable[[int], None] | None
+) -> None:
+    sockets = [_bind(host, port)]
+    follower = Follower(parts.bus, parts.hub, lambda: load_begin(parts.documents))
+    tails = Tails(parts.bus, parts.live, parts.clock)
+    server = _Server(
+        uvicorn.Config(
+            create_app(parts),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    follower.start(asyncio.get_running_loop())
+    tails.start()
+    serving = asyncio.create_task(server.serve(sockets))
+    try:
+        await _until(lambda: server.started or serving.done())
+        if ready is not None and server.started:
+            ready(sockets[0].getsockname()[1])
+        await _until(lambda: stop.is_set() or serving.done())
+    finally:
+        # streams end first, with a place to resume at: uvicorn waits for them
+        parts.hub.stop()
+        follower.stop()
+        tails.stop()
+        server.should_exit = True
+        await serving
+        await asyncio.to_thread(_join, follower, tails)
+
+
+def _join(follower: Follower, tails: Tails) -> None:
+    follower.join()
+    tails.join()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  # what is waited for happens in other threads, and in uvicorn
+        await asyncio.sleep(0.02)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket; raises `OSError` before anything was started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError:
+        listening.close()
+        raise
+    listening.setblocking(False)
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the program around it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
