@@ -63,14 +63,19 @@ def apply(url: str) -> None:
 
     Raises `Refused` when something exists with other properties or this user may not declare it, `Unreachable`.
     """
-    with _connection(url) as connection:
-        for entity in (*EXCHANGES, *QUEUES):
-            _declare(connection, entity)
+    declare(url)
     bus = RabbitBus(url)
     try:
         begin_log(bus)
     finally:
         bus.close()
+
+
+def declare(url: str) -> None:
+    """Declares all of it, and leaves an empty log empty. Raises as `apply` does."""
+    with _connection(url) as connection:
+        for entity in (*EXCHANGES, *QUEUES):
+            _declare(connection, entity)
 
 
 @contextlib.contextmanager
@@ -116,4 +121,4 @@ def begin_log(bus: Bus) -> None:
         seat.release()
 
 
-__all__ = ["EXCHANGES", "QUEUES", "BusError", "apply", "begin_log"]
+__all__ = ["EXCHANGES", "QUEUES", "BusError", "apply", "begin_log", "declare"]

@@ -7,15 +7,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fleetbus.errors import Wrong
 
 PREFIX = "FLEETBUS_"
-#: Variables that belong to others: jobs see these, tests set those.
-FOREIGN = ("FLEETBUS_JOB_", "FLEETBUS_NODE_ID", "FLEETBUS_ACTOR", "FLEETBUS_TEST_")
+#: Variables that are no settings: what jobs see, what a process is started with, and what tests are.
+FOREIGN = (
+    "FLEETBUS_JOB_ID",
+    "FLEETBUS_NODE_ID",
+    "FLEETBUS_ACTOR",
+    "FLEETBUS_AGENT_SOCKET",
+    "FLEETBUS_JOIN_TOKEN",
+    "FLEETBUS_PARENT",
+    "FLEETBUS_TRACEBACK",
+    "FLEETBUS_TEST_",
+)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -30,6 +40,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8000
     public_url: str = ""
+    agents_bus_url: str = ""
     management_url: str = ""
     node: str = ""
     roles: tuple[str, ...] = ()
@@ -129,6 +140,12 @@ VARIABLES = (
         url("http", "https"),
     ),
     Variable(
+        "FLEETBUS_AGENTS_BUS_URL",
+        "agents_bus_url",
+        "how agents reach the bus, when it is not as the portal does: amqp://HOST:PORT/VHOST",
+        url("amqp", "amqps"),
+    ),
+    Variable(
         "FLEETBUS_MANAGEMENT_URL",
         "management_url",
         "RabbitMQ's management API, by which nodes get users: http://USER:PASSWORD@HOST:PORT",
@@ -192,10 +209,11 @@ def masked(text: str) -> str:
 
 def embedded(data: Path) -> dict[str, str]:
     """The variables by which services keep everything in this folder."""
+    at = quote(str(data))
     return {
-        "FLEETBUS_BUS_URL": f"sqlite://{data / 'bus'}",
-        "FLEETBUS_DOCUMENTS_URL": f"sqlite://{data / 'views.db'}",
-        "FLEETBUS_SERIES_URL": f"sqlite://{data / 'series.db'}",
+        "FLEETBUS_BUS_URL": f"sqlite://{at}/bus",
+        "FLEETBUS_DOCUMENTS_URL": f"sqlite://{at}/views.db",
+        "FLEETBUS_SERIES_URL": f"sqlite://{at}/series.db",
         "FLEETBUS_LIVE_URL": "memory://",
     }
 
@@ -206,5 +224,9 @@ def default_data() -> Path:
     return Path(base).expanduser() / "fleetbus"
 
 
-def is_embedded(bus_url: str) -> bool:
-    return urlsplit(bus_url).scheme == "sqlite"
+def located(settings: Settings) -> Settings:
+    """The settings, with storage in their folder where no URL is set. Without a folder they stay as they are."""
+    if settings.data is None:
+        return settings
+    fields = {BY_NAME[name].field: value for name, value in embedded(settings.data).items()}
+    return replace(settings, **{field: value for field, value in fields.items() if not getattr(settings, field)})

@@ -1,0 +1,148 @@
+"""`fleetbus up`: all of fleetbus on this machine. It starts the service commands as children and looks after them."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from fleetbus import credentials, status
+from fleetbus.address import check_free, url_of
+from fleetbus.commands.options import data_option
+from fleetbus.credentials import Fleet
+from fleetbus.datafolder import DataFolder
+from fleetbus.errors import NotReached
+from fleetbus.settings import default_data, embedded, from_environment
+from fleetbus.startup import Startup, bundled_scripts
+from fleetbus.supervisor import Child, Supervisor
+
+#: In which they are stopped: first nothing new comes in, last the views have seen all of it.
+STOP_ORDER = ("portal", "agent", "handlers", "projections")
+#: Seconds that jobs have to end when everything stops.
+GRACE = 5
+#: Seconds between two looks at the children.
+LOOK_EVERY = 0.2
+#: Seconds after which the agent starts even if the scripts could not be published.
+AGENT_AFTER = 15.0
+
+
+@click.command("up")
+@data_option
+@click.option("--host", default=None, help="Where the portal listens. [FLEETBUS_HOST, 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), default=None, help="Its port. [FLEETBUS_PORT, 8000]")
+@click.option("--no-agent", is_flag=True, help="Do not make this machine a node.")
+def up(data: str | None, host: str | None, port: int | None, no_agent: bool) -> None:
+    """Run all of fleetbus on this machine, without any server. Ctrl-C stops it."""
+    settings = from_environment()
+    folder = DataFolder(Path(data).expanduser() if data else settings.data or default_data())
+    host, port = host or settings.host, port or settings.port
+    with folder.held(), _stopping() as stop:
+        check_free(host, port)
+        fleet = _log_in(folder, url_of(host, port))
+        house = House(folder, fleet, host, port, with_agent=not no_agent)
+        try:
+            house.run(stop)
+        finally:
+            _forget(fleet)
+
+
+class House:
+    """The four services under one roof."""
+
+    def __init__(self, folder: DataFolder, fleet: Fleet, host: str, port: int, *, with_agent: bool) -> None:
+        self._folder = folder
+        self._environ = {**os.environ, **embedded(folder.path), "FLEETBUS_DATA": str(folder.path)}
+        self._portal = ["portal", "--host", host, "--port", str(port)]
+        self._node = folder.node() if with_agent else None
+        self._supervisor = Supervisor()
+        self._startup = Startup(fleet, folder, bundled_scripts(), self._node)
+        self._began = time.monotonic()
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. Raises `NotReached` when a service cannot run."""
+        shown = status.for_terminal() if sys.stdout.isatty() else status.Plain()
+        for name, args in (("handlers", ["handlers"]), ("projections", ["projections"]), ("portal", self._portal)):
+            self._start(name, args)
+        self._startup.start()
+        try:
+            with shown:
+                while not stop.wait(LOOK_EVERY):
+                    self._start_agent_in_time()
+                    for child in self._supervisor.look():
+                        shown.happened(child)
+                        _give_up_with(child)
+                    shown.show(list(self._supervisor.children.values()), self._startup)
+                shown.stopping()
+        finally:
+            self._startup.stop()
+            self._supervisor.stop(STOP_ORDER)
+
+    def _start(self, name: str, args: list[str]) -> None:
+        self._supervisor.add(Child(name, args, self._environ, self._folder.logs))
+
+    def _start_agent_in_time(self) -> None:
+        """After the scripts are known, so that what nodes run at their start is there when it asks for it."""
+        if self._node is None or "agent" in self._supervisor.children:
+            return
+        if self._startup.scripts_known.is_set() or time.monotonic() - self._began > AGENT_AFTER:
+            own = ["agent", "--node", self._node, "--data", str(self._folder.agent), "--grace", str(GRACE)]
+            self._start("agent", own)
+
+
+def _give_up_with(child: Child) -> None:
+    if child.state == "gave up":
+        raise NotReached(f"{child.name} cannot run", *child.last_words(), f"all of it: {child.log}")
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """Set by the first Ctrl-C, SIGTERM or end of the terminal; the second ends everything at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # children die with this process
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_in(folder: DataFolder, url: str) -> Fleet:
+    """Makes the first account and a token for this person, and says what they need to know; secrets once."""
+    from portal.accounts import ADMIN, Accounts
+    from projections.osis.open import open_documents
+
+    with closing(open_documents(embedded(folder.path)["FLEETBUS_DOCUMENTS_URL"])) as documents:
+        accounts = Accounts(documents)
+        password = accounts.first_start()
+        token = next((known.token for known in credentials.load(folder.credentials).fleets if known.token), "")
+        if not token or accounts.by_token(token) is None:
+            token = accounts.make_token(ADMIN, f"fleetbus up on {socket.gethostname()}"[:100])
+    fleet = Fleet(url, token)
+    credentials.save(folder.credentials, credentials.Book(fleets=(fleet,), current=url))
+    book = credentials.remember(credentials.config_file(), fleet)
+    click.echo(f"address   {url}")
+    if password:
+        click.echo(f"account   {ADMIN}\npassword  {password}   (shown this once)")
+    click.echo(f"folder    {folder.path}")
+    if book.before:
+        click.echo(f"commands in other terminals go here now, and to {book.before} again when this ends")
+    return fleet
+
+
+def _forget(fleet: Fleet) -> None:
+    """Commands go again where they went before."""
+    path = credentials.config_file()
+    credentials.save(path, credentials.load(path).without_current(fleet.url))

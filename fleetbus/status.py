@@ -1,0 +1,109 @@
+"""What `fleetbus up` shows while it runs: a table that changes on a terminal, lines elsewhere."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fleetbus.output import console, seconds
+from fleetbus.startup import Startup
+from fleetbus.supervisor import Child
+
+_STYLES = {"runs": "green", "pauses": "yellow", "gave up": "red", "stopped": "dim"}
+
+
+class Status(Protocol):
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, children: Sequence[Child], startup: Startup) -> None:
+        """How everything is now; called several times a second."""
+        ...
+
+    def happened(self, child: Child) -> None:
+        """A child ended, or was started again."""
+        ...
+
+    def stopping(self) -> None: ...
+
+
+class Plain:
+    """Lines, one when something changes."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def show(self, children: Sequence[Child], startup: Startup) -> None:
+        text = _stage(startup)
+        if text != self._said:
+            self._said = text
+            click.echo(text)
+
+    def happened(self, child: Child) -> None:
+        click.echo(_event(child))
+
+    def stopping(self) -> None:
+        click.echo("stopping")
+
+
+class Drawn:
+    """A table that is drawn anew."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=console(), refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, children: Sequence[Child], startup: Startup) -> None:
+        table = Table.grid(padding=(0, 3, 0, 0))
+        for child in children:
+            again = f"started again {child.restarts} times" if child.restarts else ""
+            pid = f"process {child.pid}" if child.pid else ""
+            age = seconds(time.monotonic() - child.started_at) if child.pid else ""
+            table.add_row(child.name, Text(child.state, style=_STYLES[child.state]), pid, age, again)
+        stage = Text(_stage(startup), style="bold" if startup.ready.is_set() else "dim")
+        self._live.update(Group(Text(), table, Text(), stage, Text("Ctrl-C stops everything", style="dim")))
+
+    def happened(self, child: Child) -> None:
+        self._live.console.print(Text(_event(child), style=_STYLES[child.state]))
+
+    def stopping(self) -> None:
+        self._live.console.print("stopping")
+
+
+def for_terminal() -> Status:
+    return Drawn()
+
+
+def _stage(startup: Startup) -> str:
+    if not startup.ready.is_set():
+        return f"starting: {startup.doing}"
+    return startup.summary()
+
+
+def _event(child: Child) -> str:
+    if child.state == "runs":
+        return f"{child.name} was started again"
+    how = (
+        f"was killed by signal {-child.code}"
+        if child.code is not None and child.code < 0
+        else f"ended with {child.code}"
+    )
+    return f"{child.name} {how}; {child.log} says why"

@@ -1,0 +1,158 @@
+"""Puts the services together: the one place that names real parts and the addresses they are at."""
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+import click
+import structlog
+
+from bus.clock import SystemClock
+from bus.errors import Refused
+from bus.ports import Bus
+from bus.wiring import open_bus
+from events.actors import HANDLERS, PORTAL, PROJECTIONS, agent_user
+from fleetbus.address import check_free
+from fleetbus.errors import Wrong
+from fleetbus.metrics import measured
+from fleetbus.settings import Settings, located, missing
+from projections.osis.documents import Documents
+from projections.osis.open import open_documents, open_series
+from projections.osis.series import Series
+
+SNAPSHOT = "handlers.snapshot"
+
+log = structlog.get_logger("fleetbus.wiring")
+
+
+@contextmanager
+def bus_of(settings: Settings, user: str, folder: Path | None = None) -> Iterator[Bus]:
+    """The bus, open as `user`. Raises `Wrong` when the settings name none, or another user."""
+    if not settings.bus_url:
+        raise missing("FLEETBUS_BUS_URL")
+    with closing(open_bus(settings.bus_url, user, folder)) as bus:
+        if bus.user != user:
+            raise Wrong(
+                f"FLEETBUS_BUS_URL connects as {bus.user!r}, and nobody would listen: this service must be {user!r}",
+                f"right would be amqp://{user}:PASSWORD@HOST:PORT/VHOST",
+            )
+        with measured(bus, settings.statsd_url, user.partition(".")[0]) as counted:
+            yield counted
+
+
+def run_handlers(settings: Settings, stop: threading.Event) -> None:
+    """Decides and delivers. On RabbitMQ it makes sure first that everything is there that a bus consists of."""
+    from handlers.loop import run_handlers as run
+
+    settings = located(settings)
+    if urlsplit(settings.bus_url).scheme in ("amqp", "amqps"):
+        from bus import topology
+
+        topology.apply(settings.bus_url)
+    snapshot = settings.data / SNAPSHOT if settings.data else None
+    with bus_of(settings, HANDLERS) as bus:
+        run(bus, SystemClock(), snapshot, stop)
+
+
+def run_projections(settings: Settings, stop: threading.Event) -> None:
+    """Keeps the views."""
+    from projections.runner import run_projections as run
+
+    settings = located(settings)
+    with bus_of(settings, PROJECTIONS) as bus, _documents(settings) as documents, _series(settings) as series:
+        run(bus, documents, series, SystemClock(), stop)
+
+
+def run_portal(settings: Settings, stop: threading.Event) -> None:
+    """Serves. The first start of all makes an account, and says its password on stderr, this once."""
+    from portal.accounts import ADMIN, Accounts
+    from portal.server import run_portal as run
+    from projections.osis.open import open_live
+
+    settings = located(settings)
+    check_free(settings.host, settings.port)
+    with (
+        bus_of(settings, PORTAL) as bus,
+        _documents(settings) as documents,
+        _series(settings) as series,
+        closing(open_live(settings.live_url)) as live,
+    ):
+        if password := Accounts(documents).first_start():
+            click.echo(f"account {ADMIN}, password {password} (shown this once)", err=True)
+        run(
+            bus,
+            documents,
+            series,
+            live,
+            host=settings.host,
+            port=settings.port,
+            stop=stop,
+            credentials_for=lambda node: credentials_for(settings, node),
+            public_url=settings.public_url,
+            ready=lambda port: log.info("the portal answers", action="portal.ready", host=settings.host, port=port),
+        )
+
+
+@contextmanager
+def _documents(settings: Settings) -> Iterator[Documents]:
+    if not settings.documents_url:
+        raise missing("FLEETBUS_DOCUMENTS_URL")
+    with closing(open_documents(settings.documents_url)) as documents:
+        yield documents
+
+
+@contextmanager
+def _series(settings: Settings) -> Iterator[Series]:
+    from projections.measurements import MEASUREMENTS
+
+    if not settings.series_url:
+        raise missing("FLEETBUS_SERIES_URL")
+    with closing(open_series(settings.series_url, MEASUREMENTS)) as series:
+        yield series
+
+
+def run_agent(
+    settings: Settings,
+    stop: threading.Event,
+    *,
+    node: str,
+    roles: tuple[str, ...],
+    allow: tuple[str, ...],
+    data: Path,
+    grace: float,
+) -> int:
+    """Runs jobs as `node`; returns the exit code."""
+    from nodeagent.wiring import run_agent as run
+
+    with bus_of(settings, agent_user(node), data) as bus:
+        return run(
+            bus=bus,
+            node=node,
+            roles=roles,
+            data=data,
+            stop=stop,
+            allows=frozenset(allow),
+            clock=SystemClock(),
+            grace=grace,
+        )
+
+
+def credentials_for(settings: Settings, node: str) -> str:
+    """Gives a node that has joined a user of its own on the bus, and returns the bus' URL for it.
+
+    Embedded, it is the folder, which only processes on this machine can use. Raises `Refused`, `Unreachable`.
+    """
+    at = urlsplit(settings.agents_bus_url or settings.bus_url)
+    if at.scheme == "sqlite":
+        return settings.bus_url
+    if not settings.management_url:
+        raise Refused("FLEETBUS_MANAGEMENT_URL is not set, so the portal cannot make a user for a node on the broker")
+    from bus.users import ensure_user
+
+    user, password = agent_user(node), secrets.token_urlsafe(24)
+    ensure_user(settings.management_url, unquote(at.path[1:]) or "/", user, password)
+    host = at.netloc.rpartition("@")[2]
+    return f"{at.scheme}://{quote(user)}:{quote(password)}@{host}{at.path}"
