@@ -6,14 +6,14 @@ be called from any thread; callbacks come on the pool's thread, must not block i
 A job's life: waiting in its queue, `Begin` to an idle worker, `Made` (its process waits, `on_started`), `Go` (the
 script runs), `Printed`, `Ended` (`on_finished`). Time limits are the workers' affair; the pool only gives up on a
 worker that is overdue, and replaces those that die.
+
+The file is long because it is one state machine: no part of it can be understood without the others.
 """
 
 import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -46,9 +46,9 @@ from nodeagent.messages import (
 )
 from nodeagent.outcome import Cancelled, Failed, Outcome, TimedOut
 from nodeagent.output import Output
-from nodeagent.processes import kill_group, kill_marked
 from nodeagent.work import DEFAULT_QUEUES, UNKNOWN_QUEUE, Finished, QueueSpec, Started, Work
 from nodeagent.worker import SOCKET
+from nodeagent.worker_handle import PoolJob, State, WorkerHandle
 
 __all__ = ["PoolStopped", "QueueStatus", "WorkerPool"]
 
@@ -88,15 +88,6 @@ class QueueStatus(Struct, frozen=True):
     waiting: int
 
 
-class State(Enum):
-    """Of a worker. STARTING → IDLE ⇄ BUSY; IDLE → QUITTING. It may die in any of them."""
-
-    STARTING = 1
-    IDLE = 2
-    BUSY = 3
-    QUITTING = 4
-
-
 class Phase(Enum):
     """Of the pool. Each leads to the next: DRAINING when told to stop, STOPPING when the drain has taken too long."""
 
@@ -107,35 +98,10 @@ class Phase(Enum):
     CLOSED = 5
 
 
-class _Job(Struct, eq=False):
-    work: Work
-    limit: float
-    #: Workers that it was given to.
-    tries: int = 0
-    started: Started | None = None
-    gone: bool = False
-    stopping: StopReason | None = None
-    head: list[Line] = field(default_factory=list)
-
-
-class _Worker(Struct, eq=False):
-    name: str
-    queue: str
-    process: subprocess.Popen[bytes]
-    handle: int
-    born: float
-    #: When the pool gives up on it, seconds, monotonic.
-    deadline: float
-    state: State = State.STARTING
-    job: _Job | None = None
-    jobs: int = 0
-    overdue: bool = False
-
-
 class _Queue(Struct, eq=False):
     spec: QueueSpec
     configured: bool
-    waiting: deque[_Job] = field(default_factory=deque)
+    waiting: deque[PoolJob] = field(default_factory=deque)
     #: Workers it keeps. One more than its jobs need, up to its size, so that the next job finds one warm.
     target: int = 1
     #: Workers in a row that died before they were warm, and when the next may be started.
@@ -167,8 +133,8 @@ class WorkerPool:
         self._on_started, self._on_output, self._on_finished = on_started, on_output, on_finished
         self._hold, self._grace, self._max_age, self._max_jobs = hold, grace, max_age, max_jobs
         self._queues = {name: _Queue(spec, configured=True) for name, spec in queues.items()}
-        self._workers: dict[str, _Worker] = {}
-        self._jobs: dict[str, _Job] = {}
+        self._workers: dict[str, WorkerHandle] = {}
+        self._jobs: dict[str, PoolJob] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
@@ -210,7 +176,8 @@ class WorkerPool:
     def stop(self, drain: float = 0.0) -> None:
         """End the pool, and wait for it. Running jobs have `drain` seconds, then they fail; waiting ones vanish."""
         self._command(lambda: self._enter(Phase.DRAINING, drain))
-        self._thread.join()
+        if self._thread.ident:
+            self._thread.join()
 
     @property
     def alive(self) -> bool:
@@ -222,7 +189,7 @@ class WorkerPool:
         workers = list(self._workers.values())
         return {
             name: QueueStatus(
-                workers=tuple(worker.process.pid for worker in workers if worker.queue == name),
+                workers=tuple(worker.pid for worker in workers if worker.queue == name),
                 running=sum(worker.queue == name and worker.job is not None for worker in workers),
                 waiting=len(queue.waiting),
             )
@@ -241,7 +208,7 @@ class WorkerPool:
         try:
             self._loop()
         except Exception:
-            log.exception("worker pool died", action="pool_died")
+            log.exception("worker pool died", action="pool.died")
             raise
         finally:
             self._close()
@@ -282,10 +249,10 @@ class WorkerPool:
         now = time.monotonic()
         for worker in self._workers.values():
             if now > worker.deadline:
-                log.warning("worker is overdue", action="worker_overdue", worker=worker.name, pid=worker.process.pid)
+                log.warning("worker is overdue", action="worker.overdue", worker=worker.name, pid=worker.pid)
                 worker.overdue = True
                 worker.deadline = float("inf")
-                worker.process.kill()
+                worker.kill()
             elif worker.state is State.IDLE and self._is_worn(worker, now):
                 self._quit(worker)
         for name in [name for name, queue in self._queues.items() if self._is_deserted(name, queue, now)]:
@@ -317,7 +284,7 @@ class WorkerPool:
         if work.job_id in self._jobs:
             return
         queue = self._queues.setdefault(work.queue, _Queue(UNKNOWN_QUEUE, configured=False))
-        job = _Job(work, work.timeout or queue.spec.limit)
+        job = PoolJob(work, work.timeout or queue.spec.limit)
         self._jobs[work.job_id] = job
         queue.waiting.append(job)
 
@@ -336,7 +303,7 @@ class WorkerPool:
             self._queues[job.work.queue].waiting.remove(job)
             self._finish(job, Cancelled())
 
-    def _stop_job(self, worker: _Worker, reason: StopReason) -> None:
+    def _stop_job(self, worker: WorkerHandle, reason: StopReason) -> None:
         if worker.job and not worker.job.stopping:
             worker.job.stopping = reason
             worker.deadline = time.monotonic() + self._grace + _OVERDUE
@@ -354,13 +321,11 @@ class WorkerPool:
 
     # ---------------------------------------------------------------------- messages
 
-    def _hear(self, worker: _Worker, message: ToPool) -> None:
+    def _hear(self, worker: WorkerHandle, message: ToPool) -> None:
         match message:
             case Hello() if worker.state is State.STARTING:
                 worker.state, worker.deadline = State.IDLE, float("inf")
                 self._queues[worker.queue].failures = 0
-            case Hello() if worker.state is State.QUITTING:
-                self._send(worker, Quit())  # the first one came before it could hear
             case Made(job_id=job_id) if worker.job and worker.job.work.job_id == job_id:
                 self._made(worker, worker.job, Started(job_id=job_id, pgid=message.pgid, stamp=message.stamp))
             case Printed(job_id=job_id, lines=lines, head=head) if worker.job and worker.job.work.job_id == job_id:
@@ -372,7 +337,7 @@ class WorkerPool:
                 worker.state, worker.deadline = State.IDLE, float("inf")
                 self._finish(job, message.outcome, message.duration, message.output)
 
-    def _made(self, worker: _Worker, job: _Job, started: Started) -> None:
+    def _made(self, worker: WorkerHandle, job: PoolJob, started: Started) -> None:
         job.started = started
         if job.stopping:
             return  # it will never begin
@@ -381,16 +346,16 @@ class WorkerPool:
         if not self._hold:
             self._release(started.job_id)
 
-    def _finish(self, job: _Job, outcome: Outcome, duration: float = 0.0, output: Output | None = None) -> None:
+    def _finish(self, job: PoolJob, outcome: Outcome, duration: float = 0.0, output: Output | None = None) -> None:
         del self._jobs[job.work.job_id]
-        kept = replace(output, head=tuple(job.head)) if output else _from_head(job.head)
+        kept = replace(output, head=tuple(job.head)) if output else job.known_output()
         self._call(self._on_finished, Finished(job_id=job.work.job_id, outcome=outcome, duration=duration, output=kept))
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
             callback(*arguments)
         except Exception:
-            log.exception("callback of the worker pool failed", action="pool_callback_failed")
+            log.exception("callback of the worker pool failed", action="pool.callback_failed")
 
     # ----------------------------------------------------------------------- workers
 
@@ -404,25 +369,18 @@ class WorkerPool:
             if needed:
                 queue.used = now
             queue.target = max(queue.target, min(queue.spec.size, needed + 1))
-            if now >= queue.not_before:
-                for _ in range(queue.target - len(workers)):
+            for _ in range(queue.target - len(workers)):
+                if now >= queue.not_before:
                     self._start_worker(name, now)
 
     def _start_worker(self, queue: str, now: float) -> None:
         name = f"{queue}-{uuid4().hex[:12]}"
-        # its standard input is the lifeline: it ends when this process does, however that happens
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nodeagent.worker", str(self._directory), name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            cwd=Path(__file__).parents[1],
-            # what the agent is told by its environment (addresses, passwords) is none of the jobs' business
-            env={key: value for key, value in os.environ.items() if not key.startswith("FLEETBUS_")},
-            start_new_session=True,
-            bufsize=0,
-        )
-        handle = os.pidfd_open(process.pid)
-        self._workers[name] = _Worker(name, queue, process, handle, born=now, deadline=now + _START_DEADLINE)
+        try:
+            worker = WorkerHandle(name, queue, self._directory, born=now, deadline=now + _START_DEADLINE)
+        except OSError as error:  # no memory, no process ids left, or Python itself is gone
+            self._count_failure(self._queues[queue], str(error))
+        else:
+            self._workers[name] = worker
 
     def _assign(self) -> None:
         if self._phase is not Phase.OPEN:
@@ -439,53 +397,46 @@ class WorkerPool:
 
     def _bury(self) -> None:
         """Take leave of workers that died, and decide what becomes of their jobs."""
-        for worker in [worker for worker in self._workers.values() if worker.process.poll() is not None]:
+        for worker in [worker for worker in self._workers.values() if worker.is_dead()]:
             del self._workers[worker.name]
-            os.close(worker.handle)
-            if worker.process.stdin:
-                worker.process.stdin.close()
+            worker.close()
             if worker.state is not State.QUITTING:
-                log.warning("worker died", action="worker_died", worker=worker.name, code=worker.process.returncode)
-            if worker.state is State.STARTING:
-                self._count_failure(worker)
+                log.warning("worker died", action="worker.died", worker=worker.name, how=worker.death)
+            if worker.state is State.STARTING and worker.queue in self._queues:
+                self._count_failure(self._queues[worker.queue], worker.death)
             if worker.job:
                 self._inherit(worker, worker.job)
 
-    def _inherit(self, worker: _Worker, job: _Job) -> None:
-        _kill(job)
+    def _inherit(self, worker: WorkerHandle, job: PoolJob) -> None:
+        job.kill()
         if job.stopping == "cancelled":
             self._finish(job, Cancelled())
         elif worker.overdue and job.gone:
             self._finish(job, TimedOut(job.limit))
         elif job.started or job.tries > 1:
-            self._finish(job, Failed(f"the worker of this job died ({_death(worker.process.returncode)})"))
+            self._finish(job, Failed(f"the worker of this job died ({worker.death})"))
         else:  # nobody has heard of it yet
             self._queues[job.work.queue].waiting.appendleft(job)
 
-    def _count_failure(self, worker: _Worker) -> None:
-        queue = self._queues.get(worker.queue)
-        if queue is None:
-            return
+    def _count_failure(self, queue: _Queue, how: str) -> None:
         queue.failures += 1
         queue.not_before = time.monotonic() + min(_MAX_DELAY, 0.1 * 2 ** (queue.failures - 1))
         if queue.failures >= _MAX_FAILURES:
-            how = _death(worker.process.returncode)
             while queue.waiting:
                 self._finish(queue.waiting.popleft(), Failed(f"the node cannot start worker processes ({how})"))
 
-    def _quit(self, worker: _Worker) -> None:
+    def _quit(self, worker: WorkerHandle) -> None:
+        if worker.state is State.STARTING:
+            worker.kill()  # it does not listen yet
         worker.state, worker.deadline = State.QUITTING, time.monotonic() + _START_DEADLINE
         self._send(worker, Quit())
 
     def _close(self) -> None:
         for worker in self._workers.values():
-            worker.process.kill()
-            worker.process.wait()
+            worker.kill()
+            worker.close()
             if worker.job:
-                _kill(worker.job)
-            os.close(worker.handle)
-            if worker.process.stdin:
-                worker.process.stdin.close()
+                worker.job.kill()
         self._workers.clear()
         self._socket.close()
         self._context.term()
@@ -497,17 +448,17 @@ class WorkerPool:
 
     # ------------------------------------------------------------------------ looking
 
-    def _of(self, queue: str) -> list[_Worker]:
+    def _of(self, queue: str) -> list[WorkerHandle]:
         return [
             worker for worker in self._workers.values() if worker.queue == queue and worker.state is not State.QUITTING
         ]
 
-    def _worker_of(self, job_id: str) -> _Worker | None:
+    def _worker_of(self, job_id: str) -> WorkerHandle | None:
         return next(
             (worker for worker in self._workers.values() if worker.job and worker.job.work.job_id == job_id), None
         )
 
-    def _is_worn(self, worker: _Worker, now: float) -> bool:
+    def _is_worn(self, worker: WorkerHandle, now: float) -> bool:
         return worker.jobs >= self._max_jobs or now - worker.born > self._max_age
 
     def _is_deserted(self, name: str, queue: _Queue, now: float) -> bool:
@@ -515,24 +466,7 @@ class WorkerPool:
             return False
         return not any(worker.job for worker in self._of(name))
 
-    def _send(self, worker: _Worker, message: ToWorker) -> None:
+    def _send(self, worker: WorkerHandle, message: ToWorker) -> None:
         # a worker that cannot be reached is dead or about to be found so
         with contextlib.suppress(zmq.ZMQError):
             self._socket.send_multipart([worker.name.encode(), encode(message)], zmq.NOBLOCK)
-
-
-def _kill(job: _Job) -> None:
-    """What a dead worker would have done: kill whatever the job has started, wherever it went."""
-    if job.started:
-        kill_group(job.started.pgid, job.started.stamp)
-    kill_marked(job.work.job_id)
-
-
-def _from_head(head: list[Line]) -> Output:
-    """What is known of the output of a job whose worker died."""
-    size = sum(len(line.text.encode(errors="replace")) + 1 for line in head)
-    return Output(lines=len(head), size=size, head=tuple(head))
-
-
-def _death(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

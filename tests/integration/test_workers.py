@@ -601,10 +601,17 @@ def test_a_worker_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
         assert pool.result("def action(): return 1") == 1
 
 
-def test_jobs_do_not_wait_for_ever_when_no_worker_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+@pytest.mark.parametrize(("program", "how"), [("/bin/false", "exit code 1"), ("/not/there", "No such file")])
+def test_jobs_do_not_wait_for_ever_when_no_worker_can_start(
+    monkeypatch: pytest.MonkeyPatch, program: str, how: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", program)
     with Pool(ONE) as pool:
-        assert "cannot start worker processes (exit code 1)" in pool.failure("def action(): pass").error
+        error = pool.failure("def action(): pass").error
+        assert "cannot start worker processes" in error
+        assert how in error
+        monkeypatch.undo()
+        assert pool.result("def action(): return 1") == 1
 
 
 def test_a_worker_is_replaced_after_its_share_of_jobs() -> None:
@@ -642,6 +649,17 @@ def test_stopping_ends_what_does_not_end_by_itself() -> None:
         assert outcome.error == "the agent was stopped while the job ran"
         assert "time.sleep(1000)" in outcome.traceback
         wait_until_gone(*everybody)
+
+
+@pytest.mark.chaos
+def test_stopping_leaves_nothing_even_if_a_worker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_OVERDUE", 0.5)
+    with Pool(ONE) as pool:
+        worker = pool.warm()
+        _, pids = left_behind(pool, "time.sleep(1000)")
+        os.kill(worker, signal.SIGSTOP)
+        pool.pool.stop()
+        wait_until_gone(worker, *pids)
 
 
 HOLDER = """

@@ -1,0 +1,94 @@
+"""The pool's side of one worker: its process, and what it is busy with."""
+
+import os
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from events.telemetry import Line
+from nodeagent.messages import StopReason
+from nodeagent.output import Output
+from nodeagent.processes import kill_group, kill_marked
+from nodeagent.work import Started, Work
+
+
+class State(Enum):
+    """Of a worker. STARTING → IDLE ⇄ BUSY; IDLE → QUITTING. It may die in any of them."""
+
+    STARTING = 1
+    IDLE = 2
+    BUSY = 3
+    QUITTING = 4
+
+
+class PoolJob(Struct, eq=False):
+    """A job in the pool."""
+
+    work: Work
+    limit: float
+    #: Workers that it was given to.
+    tries: int = 0
+    started: Started | None = None
+    gone: bool = False
+    stopping: StopReason | None = None
+    head: list[Line] = field(default_factory=list)
+
+    def known_output(self) -> Output:
+        """What is known of its output when its worker died."""
+        size = sum(len(line.text.encode(errors="replace")) + 1 for line in self.head)
+        return Output(lines=len(self.head), size=size, head=tuple(self.head))
+
+    def kill(self) -> None:
+        """What its dead worker would have done: kill whatever the job has started, wherever it went."""
+        if self.started:
+            kill_group(self.started.pgid, self.started.stamp)
+        kill_marked(self.work.job_id)
+
+
+class WorkerHandle:
+    """Starts a worker for a queue. `born` and `deadline` in seconds, monotonic."""
+
+    def __init__(self, name: str, queue: str, directory: Path, *, born: float, deadline: float) -> None:
+        self.name, self.queue, self.born = name, queue, born
+        #: When the pool gives up on it. `overdue`: it has.
+        self.deadline = deadline
+        self.overdue = False
+        self.state = State.STARTING
+        self.job: PoolJob | None = None
+        self.jobs = 0
+        # its standard input is the lifeline: it ends when this process does, however that happens
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "nodeagent.worker", str(directory), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[1],
+            # what the agent is told by its environment (addresses, passwords) is none of the jobs' business
+            env={key: value for key, value in os.environ.items() if not key.startswith("FLEETBUS_")},
+            start_new_session=True,
+            bufsize=0,
+        )
+        self.pid = self._process.pid
+        #: Readable when the worker has died.
+        self.handle = os.pidfd_open(self.pid)
+
+    def is_dead(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def death(self) -> str:
+        """How it died, in two or three words."""
+        code = self._process.returncode
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        """Take leave of a worker that is dead or about to be."""
+        self._process.wait()
+        os.close(self.handle)
+        if self._process.stdin:
+            self._process.stdin.close()
