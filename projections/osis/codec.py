@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +20,9 @@ DEPTH = 90
 #: Bytes of JSON; MongoDB refuses documents over 16 MiB, and a view that large is no view.
 MAX_BYTES = 12_000_000
 
-#: What may need taming: U+0000, or a run of digits that may not fit 64 bits.
-_SUSPECT = re.compile(rb"\\u0000|\d{19}")
+#: Digits as zeros, so that a run of 19 (a number that may not fit 64 bits) is found by a plain search.
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER = b"0" * 19
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -115,9 +115,20 @@ def _as_json(document: Mapping[str, Any]) -> bytes:
         raw = _encoder.encode(document)
     except UnicodeEncodeError:
         raw = _encoder.encode(tame(document))
-    if _SUSPECT.search(raw) or raw.count(b"{") + raw.count(b"[") > DEPTH:
+    if _is_suspect(raw):
         raw = _encoder.encode(tame(_decoder.decode(raw)))
     return raw
+
+
+def _is_suspect(raw: bytes) -> bool:
+    """Say whether something may need taming: U+0000, a number beyond 64 bits, deep nesting. No regular expression:
+    this runs for each document that is written.
+    """
+    return (
+        b"\\u0000" in raw
+        or _LONG_NUMBER in raw.translate(_DIGITS)
+        or raw.count(b"{") + raw.count(b"[") > DEPTH
+    )
 
 
 def _as_float(value: int) -> float | None:

@@ -1,7 +1,8 @@
 """What the Documents port promises about queries, in plain Python: slow, and obviously right."""
 
 import functools
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from projections.osis.filters import (
@@ -23,11 +24,14 @@ from projections.osis.filters import (
 
 Document = dict[str, Any]
 
+_COMPARISONS = {Gt: operator.gt, Gte: operator.ge, Lt: operator.lt, Lte: operator.le}
+
 
 def select(documents: Iterable[Document], where: Filter, sort: Sequence[str] = ()) -> list[Document]:
     """Return the documents that the filter finds, in order."""
     found = [document for document in documents if holds(where, document)]
-    return sorted(found, key=functools.cmp_to_key(lambda a, b: _compare_by(sort, a, b)))
+    compare: Callable[[Document, Document], int] = functools.partial(_compare_by, sort)
+    return sorted(found, key=functools.cmp_to_key(compare))
 
 
 def holds(where: Filter, document: Document) -> bool:
@@ -58,9 +62,7 @@ def _test(where: Filter, held: Any) -> bool:
         case Contains(_, text):
             return isinstance(held, str) and fold(text) in fold(held)
         case Gt(_, value) | Gte(_, value) | Lt(_, value) | Lte(_, value):
-            if rank(held) != rank(value):
-                return False
-            return {Gt: held > value, Gte: held >= value, Lt: held < value, Lte: held <= value}[type(where)]
+            return rank(held) == rank(value) and bool(_COMPARISONS[type(where)](held, value))
         case _:
             raise AssertionError(where)
 

@@ -1,5 +1,6 @@
 """Where the contract tests of the storage layer keep things: one new place for each use."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,16 @@ from urllib.parse import urlsplit
 
 import httpx
 import pymongo
+
+
+class Clock:
+    """Stands at the moment it was made, in seconds since 1970, until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @contextmanager

@@ -1,10 +1,8 @@
 """Whatever the documents, the filter and the sort: every adapter answers like the reference."""
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,9 +23,7 @@ from projections.osis.filters import (
     Or,
     Prefix,
 )
-from projections.osis.open import open_documents
 from tests.contract.documents_reference import select
-from tests.contract.stores import mongodb_database
 
 #: Characters that mean something to SQL, JSON, LIKE, GLOB, regular expressions or MongoDB.
 NASTY = "aAbzÉéßñ\"'\\%_*?[](){}^$.|+-,:;/#~\n\t \x01\x7f\u2028\ue000\uffff\U0001f600\U0010ffff"
@@ -84,19 +80,6 @@ sorts = st.lists(
     max_size=3,
     unique_by=lambda key: key.lstrip("-"),
 )
-
-
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("mongodb", marks=pytest.mark.servers)])
-def documents(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Documents]:
-    if request.param == "sqlite":
-        opened = open_documents(f"sqlite://{tmp_path_factory.mktemp('osis')}/views.db")
-        yield opened
-        opened.close()
-        return
-    with mongodb_database(request.getfixturevalue("mongodb_url")) as url:
-        opened = open_documents(url)
-        yield opened
-        opened.close()
 
 
 relaxed = settings(

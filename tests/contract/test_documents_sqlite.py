@@ -1,0 +1,172 @@
+"""What documents on SQLite promise beyond the port: indexes that are used, and locks that are bounded."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from projections.osis import sqlite_database
+from projections.osis.errors import BadUrl, StorageFailed, Unreachable
+from projections.osis.filters import And, Eq, Exists, Filter, Gte, In, Prefix
+from projections.osis.open import open_documents
+from projections.osis.sqlite_documents import SqliteDocuments
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteDocuments]:
+    """20,000 jobs of 40 nodes."""
+    documents = SqliteDocuments(tmp_path_factory.mktemp("osis") / "views.db")
+    views = documents.namespace("live")
+    views.declare("jobs", indexes=[("state", "-created"), ("-created",), ("node.id", "created"), ("name",)])
+    views.put_many(
+        "jobs",
+        (
+            {
+                "_id": f"j{n:05}",
+                "state": ["queued", "succeeded", "failed"][n % 3],
+                "created": f"2026-01-01T00:{n // 60 % 60:02}:{n % 60:02}Z",
+                "node": {"id": f"n{n % 40}"},
+                "name": f"job {n}",
+            }
+            for n in range(20_000)
+        ),
+    )
+    yield documents
+    documents.close()
+
+
+def statements_of(documents: SqliteDocuments, where: Filter, sort: list[str], after: str | None) -> list[str]:
+    """Return the SELECTs by which one page is found."""
+    seen: list[str] = []
+    with documents._database.reading() as connection:
+        connection.set_trace_callback(seen.append)
+    documents.namespace("live").find("jobs", where, sort=sort, after=after)
+    with documents._database.reading() as connection:
+        connection.set_trace_callback(None)
+    # SQLite spells minus infinity in a way that it cannot read.
+    return [statement.replace("-Inf", "-9e999") for statement in seen if statement.startswith("SELECT")]
+
+
+def plan(documents: SqliteDocuments, statement: str) -> str:
+    with documents._database.reading() as connection:
+        return "; ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}"))
+
+
+@pytest.mark.parametrize(
+    ("where", "sort"),
+    [
+        (Eq("state", "queued"), ["-created"]),
+        (Eq("state", "queued"), ["created"]),
+        (Eq("state", None), ["-created"]),
+        (And(), ["-created"]),
+        (And(), ["created"]),
+        (Eq("node.id", "n7"), ["created"]),
+        (And(Eq("node.id", "n7"), Gte("created", "2026-01-01T00:10")), ["created"]),
+        (Prefix("name", "job 19"), ["name"]),
+        (Exists("name"), ["name"]),
+        (And(), []),
+        (In("_id", ("j00001", "j00002")), []),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("page", ["first", "later"])
+def test_pages_of_a_big_collection_are_found_by_index_alone(
+    big: SqliteDocuments, where: Filter, sort: list[str], page: str
+) -> None:
+    views = big.namespace("live")
+    after = None
+    if page == "later":
+        after = views.find("jobs", And(), sort=sort, limit=1000).next_cursor
+        assert after is not None
+    statements = statements_of(big, where, sort, after)
+    assert len(statements) == 2
+    for statement in statements:
+        found = plan(big, statement)
+        assert "INDEX" in found, found
+        assert "TEMP B-TREE" not in found, found
+    searched = plan(big, statements[0])
+    if page == "later" or where != And():
+        assert "SEARCH" in searched, searched
+
+
+def test_an_order_without_index_still_gives_the_right_page(big: SqliteDocuments) -> None:
+    page = big.namespace("live").find("jobs", Eq("state", "failed"), sort=["-name"], limit=2)
+    assert [document["name"] for document in page.items] == ["job 9998", "job 9995"]
+
+
+def test_readers_go_on_while_a_writer_is_in_the_middle(tmp_path: Path) -> None:
+    documents = SqliteDocuments(tmp_path / "views.db")
+    views = documents.namespace("live")
+    views.put_many("jobs", [{"_id": "a"}])
+    writer = sqlite3.connect(tmp_path / "views.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("DELETE FROM 'live.jobs'")
+    assert views.get("jobs", "a") == {"_id": "a"}
+    writer.execute("COMMIT")
+    writer.close()
+    assert views.get("jobs", "a") is None
+    documents.close()
+
+
+def test_a_writer_waits_for_another_process_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_database, "BUSY_SECONDS", 0.2)
+    documents = SqliteDocuments(tmp_path / "views.db")
+    views = documents.namespace("live")
+    views.put_many("jobs", [{"_id": "a"}])
+    writer = sqlite3.connect(tmp_path / "views.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unreachable, match="kept writing"):
+        views.put_many("jobs", [{"_id": "b"}])
+    writer.execute("COMMIT")
+    writer.close()
+    assert views.put_many("jobs", [{"_id": "b"}]) == 0
+    documents.close()
+
+
+def test_connections_are_reused_by_whoever_comes_next(tmp_path: Path) -> None:
+    documents = SqliteDocuments(tmp_path / "views.db")
+    views = documents.namespace("live")
+    for n in range(50):
+        thread = threading.Thread(target=views.put_many, args=("jobs", [{"_id": str(n)}]))
+        thread.start()
+        thread.join()
+    assert views.count("jobs") == 50
+    assert len(documents._database._idle) == 1
+    documents.close()
+
+
+def test_what_is_no_database_is_told_with_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "views.db"
+    path.write_bytes(b"not a database, whatever its name says" * 100)
+    with pytest.raises(StorageFailed, match=r"views\.db"):
+        open_documents(f"sqlite://{path}").ping()
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageFailed, match="file"):
+        open_documents(f"sqlite://{tmp_path}/file/views.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sqlite://relative.db", "absolute path"),
+        ("sqlite:///", "absolute path"),
+        ("sqlite:", "absolute path"),
+        ("postgresql://u:secret@h/db", r"'postgresql': use sqlite:///… or mongodb://…"),
+        ("", "use sqlite"),
+        ("mongodb://u:secret@h", "mongodb://"),
+        ("mongodb://u:se@cret@h/db", "%40"),
+        ("mongodb://u:secret@h:port/db", "mongodb://"),
+        ("mongodb://[secret/db", "malformed"),
+    ],
+)
+def test_a_url_that_names_no_storage_is_refused_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(BadUrl, match=says) as refused:
+        open_documents(url)
+    assert "secret" not in str(refused.value)
+    assert "cret" not in str(refused.value).replace("secret", "")
+    assert refused.value.__cause__ is None
