@@ -32,6 +32,7 @@ from bus.ports import Bus, Message, Reader, Record
 from events.codec import BadEvent, encode
 from events.delivery import encode_delivery
 from events.envelope import Event
+from events.node import NodeDisconnected
 from events.routing import routing_key
 from events.seat import SeatTaken, SeatTick
 from events.telemetry import Canary, Heartbeat
@@ -228,6 +229,8 @@ class Handlers:
                 raise SeatLost(f"{self._state.holder} took the seat at offset {record.offset}")
             if event is not None:
                 self._said.pop(event.id, None)
+                if isinstance(event.data, NodeDisconnected):
+                    self._presence.leave(event.data.node, event.data.boot)
                 found += parcels(self._fleet, event, record.offset)
         if records:
             self._note(records)
@@ -351,7 +354,7 @@ class Handlers:
         except BadEvent:
             return
         if isinstance(data, Heartbeat):
-            self._presence.hear(data.node, self._clock.monotonic())
+            self._presence.hear(data.node, data.boot, self._clock.monotonic())
         elif isinstance(data, Canary) and data.holder == self._holder:
             self._presence.hear_canary(self._clock.monotonic())
 

@@ -20,12 +20,21 @@ class Presence:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._heard: dict[str, float] = {}
+        #: Node -> the start of its agent that said goodbye: a heartbeat of it that comes late brings nobody back.
+        self._left: dict[str, str] = {}
         self._began: float | None = None
         self._canary: float | None = None
 
-    def hear(self, node: str, now: float) -> None:
+    def hear(self, node: str, boot: str, now: float) -> None:
         with self._lock:
-            self._heard[node] = now
+            if self._left.get(node) != boot:
+                self._heard[node] = now
+
+    def leave(self, node: str, boot: str) -> None:
+        """The agent stopped in good order."""
+        with self._lock:
+            self._left[node] = boot
+            self._heard.pop(node, None)
 
     def hear_canary(self, now: float) -> None:
         """The own canary came back. After a silence everybody's lease begins anew."""
