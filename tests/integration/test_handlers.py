@@ -108,10 +108,11 @@ class Field:
         jobs: Counter[str] = Counter()
 
         def enough() -> bool:
-            for one in self.inbox.read(timeout=0.2):
-                delivery = decode_delivery(one.body)
+            found = self.inbox.read(timeout=0.2)
+            for delivery in (decode_delivery(one.body) for one in found):
                 if isinstance(delivery, RunJob):
                     jobs[delivery.job] += 1
+            self.inbox.ack([one.tag for one in found])
             return len(jobs) >= count
 
         wait_until(enough, deadline=PATIENCE, what=f"{count} jobs in the inbox")

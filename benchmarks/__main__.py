@@ -1,0 +1,112 @@
+"""`python -m benchmarks [NAME…] [--runs N]`: all figures, or the named ones, as a table and as JSON."""
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import click
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table as Sheet
+
+from benchmarks import appends, jobs
+from benchmarks.measure import Table, compare
+from bus.wiring import open_bus
+from events.actors import HANDLERS, PORTAL, agent_user
+from tests.contract.bus_contract import RabbitEngine
+from tests.servers.management import Management
+from tests.servers.services import Services
+
+LIBRARIES = ("pika", "kombu", "celery", "redis", "msgspec", "pyzmq")
+
+
+class Report(Struct, frozen=True):
+    """A run of the benchmarks: where, with what, and what came out."""
+
+    machine: dict[str, str]
+    tables: list[Table]
+
+
+def machine() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    found = {
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+    return {**found, **versions}
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def measure(names: tuple[str, ...], runs: int, console: Console) -> list[Table]:
+    services = Services()
+    with services.in_use(), console.status("servers …") as status:
+        services.start(services.rabbitmq)
+        services.start(services.redis)
+        management = Management(services.rabbitmq.management_url, services.rabbitmq.url)
+        engine = RabbitEngine(management, management.add_vhost("bench"))
+        try:
+            return _tables(names, runs, engine, services, status.update)
+        finally:
+            engine.close()
+            management.delete_vhost("bench")
+
+
+def _tables(names: tuple[str, ...], runs: int, engine: RabbitEngine, services: Services, progress) -> list[Table]:  # type: ignore[no-untyped-def]
+    tables = []
+    bus = open_bus(engine.url(PORTAL), PORTAL)
+    if "appends" in names:
+        url = engine.url("service.bench")
+        own = open_bus(url, "service.bench")
+        contestants = appends.contestants(own, url)
+        tables.append(compare("Confirmed appends", contestants, appends.UNITS, appends.GOALS, runs, progress))
+        own.close()
+    if "jobs" in names:
+        engine.invite(jobs.NODE)
+        urls = {"handlers": engine.url(HANDLERS), "agent": engine.url(agent_user(jobs.NODE))}
+        with jobs.processes(urls, services.rabbitmq.url, services.redis.url):
+            contestants = jobs.contestants(bus)
+            tables.append(compare("Empty jobs", contestants, jobs.UNITS, jobs.GOALS, runs, progress))
+    bus.close()
+    return tables
+
+
+def show(console: Console, table: Table) -> None:
+    sheet = Sheet(title=table.title)
+    for column in ("figure", "contestant", "median", "lowest", "highest", "unit"):
+        sheet.add_column(column, justify="right" if column in ("median", "lowest", "highest") else "left")
+    for row in table.figures:
+        sheet.add_row(row.name, row.contestant, *(f"{n:,.1f}" for n in (row.median, row.low, row.high)), row.unit)
+    console.print(sheet)
+    for ratio in table.ratios:
+        spread = f"{ratio.low:.2f} to {ratio.high:.2f}"
+        console.print(f"{ratio.name}: {ratio.median:.2f} x {ratio.peer} ({spread}); goal {ratio.goal}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(["appends", "jobs"]))
+@click.option("--runs", default=5, show_default=True, help="Runs of each contestant, in turn.")
+@click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Where the figures go as JSON.")
+def main(names: tuple[str, ...], runs: int, path: Path | None) -> None:
+    """Measure fleetbus beside its rivals."""
+    console = Console()
+    tables = measure(names or ("appends", "jobs"), runs, console)
+    report = Report(machine(), tables)
+    console.print(", ".join(f"{key} {value}" for key, value in report.machine.items()))
+    for table in tables:
+        show(console, table)
+    path = path or Path(tempfile.gettempdir()) / "fleetbus-bench.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    console.print(f"as JSON: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Confirmed appends per second from one process: fleetbus, bare pika with windowed confirms, kombu."""
+
+import time
+import uuid
+from collections.abc import Mapping
+
+import kombu
+import pika
+import pika.adapters
+from pika.adapters.select_connection import SelectConnection
+from pika.channel import Channel
+from pika.frame import Method
+
+from benchmarks.measure import Goal, Run
+from bus.ports import Bus, Message
+
+#: Events in one run. kombu waits for each confirm, so that fewer say as much.
+COUNT = 20_000
+COUNT_ONE_BY_ONE = 1_000
+BODY = b'{"data":"' + b"x" * 500 + b'"}'
+KEY = "event.bench.said"
+#: Unconfirmed messages at a time, as many as fleetbus allows itself.
+WINDOW = 10_000
+
+UNITS = {"confirmed appends": "events/s"}
+GOALS = (
+    Goal("confirmed appends", "bare pika, windowed confirms", ">= 0.7"),
+    Goal("confirmed appends", "kombu, confirm_publish", ">= 10"),
+)
+
+
+def contestants(bus: Bus, url: str) -> dict[str, Run]:
+    """`url` is that of the same user on the same virtual host."""
+    return {
+        "fleetbus": lambda: _fleetbus(bus),
+        "bare pika, windowed confirms": lambda: _pika(url),
+        "kombu, confirm_publish": lambda: _kombu(url),
+    }
+
+
+def _fleetbus(bus: Bus) -> Mapping[str, float]:
+    began = time.perf_counter()
+    futures = [bus.publish(Message(KEY, BODY, str(uuid.uuid4()), KEY)) for _ in range(COUNT)]
+    for future in futures:
+        future.result(60)
+    return {"confirmed appends": COUNT / (time.perf_counter() - began)}
+
+
+class _Publisher:
+    """The least that publishes with asynchronous confirms: one connection, one channel, a window."""
+
+    def __init__(self, url: str) -> None:
+        self._sent = 0
+        self._confirmed = 0
+        self._began = 0.0
+        self.seconds = 0.0
+        self._user = pika.URLParameters(url).credentials.username
+        self._connection = SelectConnection(
+            pika.URLParameters(url), on_open_callback=lambda connection: connection.channel(on_open_callback=self._open)
+        )
+
+    def run(self) -> None:
+        self._connection.ioloop.start()
+
+    def _open(self, channel: Channel) -> None:
+        self._channel = channel
+        channel.confirm_delivery(self._confirm)
+        self._began = time.perf_counter()
+        self._send()
+
+    def _send(self) -> None:
+        while self._sent < COUNT and self._sent - self._confirmed < WINDOW:
+            properties = pika.BasicProperties(
+                message_id=str(uuid.uuid4()), type=KEY, delivery_mode=2, user_id=self._user, timestamp=int(time.time())
+            )
+            self._channel.basic_publish("fleetbus", KEY, BODY, properties)
+            self._sent += 1
+
+    def _confirm(self, frame: Method) -> None:
+        self._confirmed = frame.method.delivery_tag if frame.method.multiple else self._confirmed + 1
+        if self._confirmed >= COUNT:
+            self.seconds = time.perf_counter() - self._began
+            self._connection.close()
+            self._connection.ioloop.stop()
+        elif self._sent - self._confirmed < WINDOW // 2:
+            self._send()
+
+
+def _pika(url: str) -> Mapping[str, float]:
+    publisher = _Publisher(url)
+    publisher.run()
+    return {"confirmed appends": COUNT / publisher.seconds}
+
+
+def _kombu(url: str) -> Mapping[str, float]:
+    user = kombu.Connection(url).userid
+    with kombu.Connection(url, transport_options={"confirm_publish": True}) as connection:
+        producer = connection.Producer()
+        began = time.perf_counter()
+        for _ in range(COUNT_ONE_BY_ONE):
+            producer.publish(BODY, exchange="fleetbus", routing_key=KEY, delivery_mode=2, user_id=user)
+        return {"confirmed appends": COUNT_ONE_BY_ONE / (time.perf_counter() - began)}
