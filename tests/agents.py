@@ -4,13 +4,11 @@ python -m tests.agents BUS DATA NODE ROLE...      an agent as a process, to be k
 """
 
 import logging
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Collection, Iterable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -106,6 +104,10 @@ class Player:
 
     def deliver(self, delivery: RunJob | StopJob | Standing, via: str = "node") -> None:
         assert self.try_deliver(delivery, via), f"the node {self.node} has no inbox for {via}"
+
+    def deliver_when_there(self, delivery: RunJob) -> None:
+        """Delivers as soon as there is an inbox."""
+        wait_until(lambda: self.try_deliver(delivery), deadline=SOON, what="an inbox")
 
     def try_deliver(self, delivery: RunJob | StopJob | Standing, via: str = "node") -> bool:
         return self.bus.deliver(f"{self.node}.{via}", encode_delivery(delivery)).result(SOON)
@@ -230,6 +232,9 @@ class AgentThread:
         self.thread = threading.Thread(target=run, name="agent")
         self.thread.start()
 
+    def marks(self) -> dict[str, str]:
+        return marks_in(self.data)
+
     def stop(self) -> int | None:
         self.stop_event.set()
         return self.wait()
@@ -261,13 +266,16 @@ class AgentProcess:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
-    def mark(self, job: str) -> str:
-        """The mark that the journal's file has for a job, seen from outside; empty when it has none."""
-        if not (self.data / "journal.db").exists():
-            return ""
-        with closing(sqlite3.connect(self.data / "journal.db", timeout=15)) as db:
-            row = db.execute("SELECT mark FROM job WHERE id = ?", (job,)).fetchone()
-        return str(row[0]) if row else ""
+    def marks(self) -> dict[str, str]:
+        return marks_in(self.data)
+
+
+def marks_in(data: Path) -> dict[str, str]:
+    """The mark of every job in a journal's file, seen from outside."""
+    if not (data / "journal.db").exists():
+        return {}
+    with closing(sqlite3.connect(data / "journal.db", timeout=15)) as db:
+        return dict(db.execute("SELECT id, mark FROM job"))
 
 
 def main() -> None:
