@@ -13,8 +13,9 @@ must forget at the same record. Whoever changes one, or a rule, raises `VERSION`
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 from msgspec import Struct
 
@@ -96,8 +97,30 @@ class Seen(Struct, frozen=True, array_like=True):
     at: datetime | None
 
 
+class Head(Struct, frozen=True, kw_only=True):
+    """What an `AdmissionState` knows apart from producers and ids: small, and saved whole."""
+
+    next_offset: int = 0
+    token: str | None = None
+    holder: str = ""
+    log_time: datetime | None = None
+    began: datetime | None = None
+
+
+class Changes(Struct, frozen=True, kw_only=True):
+    """What `admit` changed of producers and ids between two calls of `take_changes`."""
+
+    #: None: the producer was forgotten.
+    producers: dict[str, Producer | None]
+    seen: list[Seen]
+
+
 class AdmissionState:
-    """What a reader knows of the log so far. `admit` is the only one that changes it."""
+    """What a reader knows of the log so far. `admit` is the only one that changes it.
+
+    A reader that saves its state writes `head()` and what `take_changes()` gives, each time after some records, and
+    later has it back from `restore`.
+    """
 
     def __init__(self) -> None:
         self.producers: OrderedDict[str, Producer] = OrderedDict()
@@ -111,11 +134,51 @@ class AdmissionState:
         #: The first log time: what came before it is as old as it.
         self.began: datetime | None = None
         self.next_offset = 0
+        #: Since the last `take_changes`: producers that were heard or forgotten, and how many ids were remembered.
         self.touched: set[str] = set()
+        self.remembered = 0
+
+    @classmethod
+    def restore(cls, head: Head, producers: Mapping[str, Producer], seen: Iterable[Seen]) -> "AdmissionState":
+        """The state that was saved. What is given may be in any order, twice, or forgotten by the time of `head`."""
+        state = cls()
+        state.next_offset, state.token, state.holder = head.next_offset, head.token, head.holder
+        state.log_time, state.began = head.log_time, head.began
+        state.producers.update(sorted(producers.items(), key=lambda item: item[1].offset))
+        if state.producers:
+            state._forget_producers(next(reversed(state.producers.values())).offset - FORGET_PRODUCER_AFTER)
+        forgotten = None if state.log_time is None else state.log_time - ID_WINDOW
+        for one in sorted(seen, key=state._since):
+            if one.key not in state.ids and (forgotten is None or state._since(one) >= forgotten):
+                state.remember(one)
+        state.take_changes()
+        return state
+
+    def head(self) -> Head:
+        return Head(
+            next_offset=self.next_offset,
+            token=self.token,
+            holder=self.holder,
+            log_time=self.log_time,
+            began=self.began,
+        )
+
+    def take_changes(self) -> Changes:
+        """What changed since the last call. Ids that were forgotten meanwhile are left out."""
+        new = min(self.remembered, len(self.window))
+        seen = list(islice(reversed(self.window), new))[::-1]
+        producers = {key: self._copy(key) for key in self.touched}
+        self.touched, self.remembered = set(), 0
+        return Changes(producers=producers, seen=seen)
+
+    def _copy(self, key: str) -> Producer | None:
+        producer = self.producers.get(key)
+        return None if producer is None else Producer(producer.high, list(producer.gaps), producer.offset)
 
     def remember(self, seen: Seen) -> None:
         self.window.append(seen)
         self.ids.add(seen.key)
+        self.remembered += 1
 
     def advance(self, time: datetime) -> None:
         if self.log_time is None:
@@ -125,8 +188,12 @@ class AdmissionState:
             self._forget_ids(time - ID_WINDOW)
 
     def _forget_ids(self, before: datetime) -> None:
-        while self.window and (self.window[0].at or self.began or before) < before:
+        while self.window and self._since(self.window[0]) < before:
             self.ids.discard(self.window.popleft().key)
+
+    def _since(self, seen: Seen) -> datetime:
+        """When an id came; what came before the first log time is as old as it."""
+        return seen.at or self.began or datetime.min.replace(tzinfo=UTC)
 
     def use(self, user: str, producer: str, seq: int, offset: int) -> bool:
         """Marks a producer's seq as heard at `offset`. False when it was heard before."""

@@ -6,6 +6,7 @@ folds: it reads documents, skips what they reflect already (`_at`), sets `_id` a
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -71,6 +72,7 @@ class EntryProjection(Struct, frozen=True, kw_only=True):
 AnyProjection = Projection | EntryProjection
 
 
+@lru_cache(maxsize=1024)
 def moment(time: datetime) -> str:
     """RFC 3339 in UTC, always with microseconds, so that texts sort as the moments do."""
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -80,6 +82,6 @@ def optional_moment(time: datetime | None) -> str | None:
     return None if time is None else moment(time)
 
 
-def plain(value: Struct) -> Any:
+def plain(value: Any) -> Any:
     """The value as it comes back from the storage: objects, lists, texts, numbers."""
     return _decoder.decode(_encoder.encode(value))

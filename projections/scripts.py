@@ -9,7 +9,7 @@ from events.envelope import Event
 from events.header import HeaderError, parse_header
 from events.script import ScriptPublished, ScriptRetired
 from projections.osis.documents import Document
-from projections.projection import Projection, moment
+from projections.projection import Projection, moment, plain
 
 #: Versions listed with a script, the latest; `script_versions` has all.
 MAX_VERSIONS = 200
@@ -66,7 +66,8 @@ def header_of(source: str, name: str) -> dict[str, Any] | str:
         header = parse_header(source, name)
     except HeaderError as error:
         return str(error)
-    return {**asdict(header), "params": [asdict(param) for param in header.params]}
+    fields: Document = plain({**asdict(header), "params": [asdict(param) for param in header.params]})
+    return fields
 
 
 SCRIPTS = Projection(

@@ -1,0 +1,85 @@
+"""What `fleetbus projections` runs: the runner and the two followers, each in its thread, each started again when it
+failed.
+"""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from bus.clock import Clock
+from bus.errors import BusError, Closed
+from bus.ports import Bus
+from projections.admission_store import Unsettled
+from projections.blobs import BlobFollower
+from projections.generation import Dropped
+from projections.metrics import Metrics
+from projections.osis.documents import Documents
+from projections.osis.errors import OsisError
+from projections.osis.series import Series
+from projections.runner import Runner
+from projections.telemetry import TelemetryFollower
+from projections.writer import Overtaken
+
+#: Seconds of rest after the first failure, and at most; each failure doubles them.
+FIRST_REST, LAST_REST = 0.2, 10.0
+#: Seconds after which a part that runs is well again, and rests shortly after its next failure.
+WELL_AFTER = 30.0
+#: What is to be expected: something else is away or busy, and no fault of this code.
+EXPECTED = (BusError, OsisError, Overtaken, Unsettled, Dropped)
+
+#: Runs until the event is set.
+Part = Callable[[threading.Event], None]
+
+log = structlog.get_logger("projections.service")
+
+
+def run_projections(
+    bus: Bus,
+    documents: Documents,
+    series: Series,
+    clock: Clock,
+    stop: threading.Event,
+    metrics: Metrics | None = None,
+) -> None:
+    """Keeps views, blobs and series up to date until `stop` is set; then returns when all parts have ended.
+
+    No error ends it: what fails is started again, later and later, and goes on where it was. `series` must have been
+    opened with `projections.telemetry.MEASUREMENTS`.
+    """
+    metrics = metrics or Metrics()
+    parts: dict[str, Part] = {
+        "runner": Runner(bus, documents, clock, metrics=metrics).run,
+        "blobs": BlobFollower(bus, documents, clock, metrics).run,
+        "telemetry": TelemetryFollower(bus, documents, series, clock, metrics).run,
+    }
+    threads = [
+        threading.Thread(target=keep_running, args=(name, run, clock, stop, metrics), name=f"projections-{name}")
+        for name, run in parts.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def keep_running(name: str, run: Part, clock: Clock, stop: threading.Event, metrics: Metrics) -> None:
+    """Calls `run` until `stop` is set, with a rest after each failure."""
+    rest = FIRST_REST
+    while not stop.is_set():
+        began = clock.monotonic()
+        try:
+            run(stop)
+        except Closed:
+            # the bus was closed on this side: there is nothing to go on with
+            return
+        except EXPECTED as error:
+            log.warning("interrupted", action="service.retry", part=name, error=str(error), seconds=rest)
+        except Exception:
+            log.exception("failed", action="service.failed", part=name, seconds=rest)
+        else:
+            continue
+        metrics.restarts += 1
+        rest = FIRST_REST if clock.monotonic() - began > WELL_AFTER else rest
+        stop.wait(rest)
+        rest = min(rest * 2, LAST_REST)
