@@ -56,7 +56,7 @@ def _hints(status: int, document: Mapping[str, Any], detail: str) -> Iterator[st
     close = difflib.get_close_matches(wanted[1], exists, n=1) if wanted else []
     if close and "did you mean" not in detail:
         yield f"did you mean {close[0]}?"
-    if exists and not all(name in detail for name in exists):
+    if exists and status == 404 and not all(name in detail for name in exists):
         yield f"there is: {', '.join(exists)}"
     if status == 401:
         yield "`fleetbus login URL` makes a token for you; --token and FLEETBUS_TOKEN name one"
@@ -81,19 +81,27 @@ class Api:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
-        """The JSON document there. Raises `Problem`, `NotReached`."""
-        return _json(self._checked("GET", path, query=query))
+    def get(self, path: str, query: Mapping[str, Any] | None = None, *, patient: bool = False) -> Any:
+        """The JSON document there. `patient` waits for a portal that restarts. Raises `Problem`, `NotReached`."""
+        began = time.monotonic()
+        while True:
+            try:
+                return _json(self._checked("GET", path, query=query))
+            except NotReached as error:
+                lost = isinstance(error.__cause__, httpx.TransportError)
+                if not patient or not lost or time.monotonic() - began > REFUSED_SECONDS:
+                    raise
+            time.sleep(PAUSE)
 
     def text(self, path: str, query: Mapping[str, Any] | None = None) -> str:
         """What is there, as text. Raises `Problem`, `NotReached`."""
         return self._checked("GET", path, query=query).text
 
-    def pages(self, path: str, query: Mapping[str, Any], limit: int) -> Iterator[Any]:
+    def pages(self, path: str, query: Mapping[str, Any], limit: int, *, patient: bool = False) -> Iterator[Any]:
         """Items of a list, page by page, at most `limit`."""
         cursor: str | None = None
         while limit > 0:
-            page = self.get(path, {**query, "limit": min(limit, 500), "cursor": cursor})
+            page = self.get(path, {**query, "limit": min(limit, 500), "cursor": cursor}, patient=patient)
             yield from page["items"][:limit]
             limit -= len(page["items"])
             cursor = page.get("next_cursor")

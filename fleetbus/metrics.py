@@ -6,7 +6,7 @@ Names are `fleetbus.<service>.<metric>`; `METRICS` has all metrics, each with it
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self
@@ -28,7 +28,12 @@ Metric = Literal[
     "process.cpu",
     "process.memory",
     "process.threads",
+    "views.lag",
+    "views.documents",
+    "views.set_aside",
 ]
+#: Gauges that a service adds to those of its process, as they are now.
+Gauges = Callable[[], Mapping[Metric, float]]
 
 #: Metric -> what it measures.
 METRICS = MappingProxyType[Metric, str](
@@ -43,6 +48,9 @@ METRICS = MappingProxyType[Metric, str](
         "process.cpu": "gauge: percent of one processor",
         "process.memory": "gauge: bytes of resident memory",
         "process.threads": "gauge: threads",
+        "views.lag": "gauge: records of the log that are not in the live views yet (projections)",
+        "views.documents": "gauge: documents written since the start (projections)",
+        "views.set_aside": "gauge: events that could not be folded since the start (projections)",
     }
 )
 #: Seconds between two looks at the process.
@@ -78,13 +86,13 @@ class Metrics:
 
 
 @contextlib.contextmanager
-def measured(bus: Bus, url: str, service: str) -> Iterator[Bus]:
+def measured(bus: Bus, url: str, service: str, gauges: Gauges = dict) -> Iterator[Bus]:
     """The bus, and while it is in use a look at the process now and then. Without a URL, the bus as it is."""
     if not url:
         yield bus
         return
     metrics, stop = Metrics(url, service), threading.Event()
-    look = threading.Thread(target=_look, args=(metrics, bus, stop), name="metrics", daemon=True)
+    look = threading.Thread(target=_look, args=(metrics, bus, gauges, stop), name="metrics", daemon=True)
     look.start()
     try:
         yield MeasuredBus(bus, metrics)
@@ -93,13 +101,15 @@ def measured(bus: Bus, url: str, service: str) -> Iterator[Bus]:
         look.join(1.0)
 
 
-def _look(metrics: Metrics, bus: Bus, stop: threading.Event) -> None:
+def _look(metrics: Metrics, bus: Bus, gauges: Gauges, stop: threading.Event) -> None:
     process = psutil.Process()
     process.cpu_percent()
     while True:
         metrics.gauge("bus.connected", int(bus.connected))
         metrics.gauge("process.memory", process.memory_info().rss)
         metrics.gauge("process.threads", process.num_threads())
+        for metric, value in gauges().items():
+            metrics.gauge(metric, value)
         if stop.wait(LOOK_EVERY):
             return
         metrics.gauge("process.cpu", process.cpu_percent())

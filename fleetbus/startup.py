@@ -4,15 +4,14 @@ the portal answers → the bundled scripts are published → this machine is a n
 """
 
 import threading
-from collections.abc import Callable, Mapping
-
-from msgspec import Struct
+from collections.abc import Callable, Sequence
 
 from bus.clock import new_id
 from fleetbus.api import Api
 from fleetbus.credentials import Fleet
 from fleetbus.datafolder import DataFolder
 from fleetbus.errors import Failure
+from jumpscripts import Bundled
 
 #: Seconds between two looks at what is waited for.
 LOOK_EVERY = 0.3
@@ -20,18 +19,10 @@ LOOK_EVERY = 0.3
 FIRST_SCRIPT = "facts"
 
 
-class Bundled(Struct, frozen=True):
-    """A script that comes with fleetbus."""
-
-    name: str
-    source: str
-    hash: str
-
-
 class Startup:
     """`doing` says in words what is waited for. `scripts_known` and `ready` are set as it goes on."""
 
-    def __init__(self, fleet: Fleet, folder: DataFolder, scripts: Mapping[str, Bundled], node: str | None) -> None:
+    def __init__(self, fleet: Fleet, folder: DataFolder, scripts: Sequence[Bundled], node: str | None) -> None:
         self.doing = "the portal starts"
         self.scripts_known = threading.Event()
         self.ready = threading.Event()
@@ -81,7 +72,7 @@ class Startup:
         self.doing = "the bundled scripts are published"
         known = {script["id"] for script in api.pages("/scripts", {}, limit=10_000)}
         hashes = self._folder.published()
-        for script in self._scripts.values():
+        for script in self._scripts:
             if hashes.get(script.name) == script.hash and script.name in known:
                 continue
             self.doing = f"the bundled scripts are published: {script.name}"
@@ -100,15 +91,8 @@ class Startup:
         return any(node["id"] == self._node for node in found)
 
     def _wait_for_facts(self, api: Api) -> bool:
-        if self._node is None or FIRST_SCRIPT not in self._scripts:
+        if self._node is None:
             return True
         self.doing = f"{FIRST_SCRIPT} runs on {self._node}"
         query = {"script": FIRST_SCRIPT, "node": self._node, "state": "succeeded", "limit": 1}
         return bool(api.get("/jobs", query)["items"])
-
-
-def bundled_scripts() -> dict[str, Bundled]:
-    """The scripts that come with fleetbus, by name."""
-    from jumpscripts import bundled
-
-    return {script.name: Bundled(script.name, script.source, script.hash) for script in bundled()}

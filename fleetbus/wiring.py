@@ -17,7 +17,7 @@ from bus.wiring import open_bus
 from events.actors import HANDLERS, PORTAL, PROJECTIONS, agent_user
 from fleetbus.address import check_free
 from fleetbus.errors import Wrong
-from fleetbus.metrics import measured
+from fleetbus.metrics import Gauges, Metric, measured
 from fleetbus.settings import Settings, located, missing
 from projections.osis.documents import Documents
 from projections.osis.open import open_documents, open_series
@@ -29,7 +29,7 @@ log = structlog.get_logger("fleetbus.wiring")
 
 
 @contextmanager
-def bus_of(settings: Settings, user: str, folder: Path | None = None) -> Iterator[Bus]:
+def bus_of(settings: Settings, user: str, folder: Path | None = None, gauges: Gauges = dict) -> Iterator[Bus]:
     """The bus, open as `user`. Raises `Wrong` when the settings name none, or another user."""
     if not settings.bus_url:
         raise missing("FLEETBUS_BUS_URL")
@@ -39,7 +39,7 @@ def bus_of(settings: Settings, user: str, folder: Path | None = None) -> Iterato
                 f"FLEETBUS_BUS_URL connects as {bus.user!r}, and nobody would listen: this service must be {user!r}",
                 f"right would be amqp://{user}:PASSWORD@HOST:PORT/VHOST",
             )
-        with measured(bus, settings.statsd_url, user.partition(".")[0]) as counted:
+        with measured(bus, settings.statsd_url, user.partition(".")[0], gauges) as counted:
             yield counted
 
 
@@ -59,11 +59,32 @@ def run_handlers(settings: Settings, stop: threading.Event) -> None:
 
 def run_projections(settings: Settings, stop: threading.Event) -> None:
     """Keeps the views."""
-    from projections.runner import run_projections as run
+    from projections.metrics import Metrics
+    from projections.service import run_projections as run
 
+    settings, metrics = located(settings), Metrics()
+
+    def gauges() -> dict[Metric, float]:
+        return {
+            "views.lag": metrics.lag,
+            "views.documents": metrics.documents,
+            "views.set_aside": metrics.set_aside,
+        }
+
+    with (
+        bus_of(settings, PROJECTIONS, gauges=gauges) as bus,
+        _documents(settings) as documents,
+        _series(settings) as series,
+    ):
+        run(bus, documents, series, SystemClock(), stop, metrics)
+
+
+@contextmanager
+def log_and_views(settings: Settings) -> Iterator[tuple[Bus, Documents]]:
+    """What replay needs: it reads the one and writes the other."""
     settings = located(settings)
-    with bus_of(settings, PROJECTIONS) as bus, _documents(settings) as documents, _series(settings) as series:
-        run(bus, documents, series, SystemClock(), stop)
+    with bus_of(settings, PROJECTIONS) as bus, _documents(settings) as documents:
+        yield bus, documents
 
 
 def run_portal(settings: Settings, stop: threading.Event) -> None:
@@ -106,7 +127,7 @@ def _documents(settings: Settings) -> Iterator[Documents]:
 
 @contextmanager
 def _series(settings: Settings) -> Iterator[Series]:
-    from projections.measurements import MEASUREMENTS
+    from projections.telemetry import MEASUREMENTS
 
     if not settings.series_url:
         raise missing("FLEETBUS_SERIES_URL")

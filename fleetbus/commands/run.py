@@ -136,7 +136,7 @@ def target(api: "Api", nodes: Sequence[str], role: str | None, *, everywhere: bo
         return {"node": names[0]} if len(names) == 1 else {"nodes": names}
     if role or everywhere:
         return ({"role": role} if role else {}) | ({"all": True} if everywhere else {})
-    known = [node["id"] for node in api.pages("/nodes", {}, limit=500) if node["state"] != "removed"]
+    known = [node["id"] for node in api.pages("/nodes", {}, limit=500, patient=True) if node["state"] != "removed"]
     if len(known) == 1:
         return {"node": known[0]}
     if not known:
@@ -195,7 +195,7 @@ def _converted(api: "Api", script: str, texts: dict[str, str]) -> dict[str, Any]
     from fleetbus.api import Problem
 
     try:
-        header = api.get(f"/scripts/{script}")["header"]
+        header = api.get(f"/scripts/{script}", patient=True)["header"]
     except Problem as error:
         if error.status == 404:
             return dict(texts)  # the decider says which scripts there are

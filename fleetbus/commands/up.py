@@ -20,8 +20,9 @@ from fleetbus.credentials import Fleet
 from fleetbus.datafolder import DataFolder
 from fleetbus.errors import NotReached
 from fleetbus.settings import default_data, embedded, from_environment
-from fleetbus.startup import Startup, bundled_scripts
+from fleetbus.startup import Startup
 from fleetbus.supervisor import Child, Supervisor
+from jumpscripts import bundled
 
 #: In which they are stopped: first nothing new comes in, last the views have seen all of it.
 STOP_ORDER = ("portal", "agent", "handlers", "projections")
@@ -62,7 +63,7 @@ class House:
         self._portal = ["portal", "--host", host, "--port", str(port)]
         self._node = folder.node() if with_agent else None
         self._supervisor = Supervisor()
-        self._startup = Startup(fleet, folder, bundled_scripts(), self._node)
+        self._startup = Startup(fleet, folder, bundled(), self._node)
         self._began = time.monotonic()
 
     def run(self, stop: threading.Event) -> None:
