@@ -30,8 +30,8 @@ class InfluxDatabase:
     """The database that the URL names."""
 
     def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
         try:
-            parts = urlsplit(url)
             self.name = parts.path.removeprefix("/")
             # A database is reached directly, whatever proxy the environment names for the web.
             session = requests.Session()
@@ -50,7 +50,7 @@ class InfluxDatabase:
             )
         except ValueError:
             self.name = ""
-        if not _DATABASE.fullmatch(self.name):
+        if not _DATABASE.fullmatch(self.name) or parts.query or parts.fragment:
             raise BadUrl(
                 "the InfluxDB URL is not of the form influxdb://[user:password@]host[:port]/database;"
                 " characters like : / @ in a password are written as %3A %2F %40"

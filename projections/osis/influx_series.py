@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from projections.osis.errors import BadPoint
+from projections.osis.errors import BadPoint, StorageFailed
 from projections.osis.influx_database import InfluxDatabase
 from projections.osis.influx_lines import line, quoted, read_tag, write_tag
 from projections.osis.names import check_namespace
@@ -50,12 +50,14 @@ class InfluxSeries(Series):
     def write(self, points: Iterable[Point]) -> int:
         self._ready()
         young, old = self._rules.accept(points, self._clock())
-        refused: list[str] = []
-        young.sort(key=lambda point: point.measurement)
-        for name, group in groupby(young, key=lambda point: point.measurement):
-            lines = [line(self._name(name), point) for point in group]
-            for start in range(0, len(lines), BATCH):
-                refused += self._database.write(lines[start : start + BATCH], policy=name)
+        try:
+            refused = self._write(young)
+        except StorageFailed as error:
+            if "not found" not in str(error):
+                raise
+            # Somebody dropped the database under us.
+            self._ready.again()
+            refused = self._write(young)
         if refused:
             raise BadPoint("; ".join(refused[:5]))
         return old
@@ -117,6 +119,15 @@ class InfluxSeries(Series):
     def __repr__(self) -> str:
         return f"InfluxSeries({self._database.name!r}, namespace={self._namespace!r})"
 
+    def _write(self, points: list[Point]) -> list[str]:
+        refused: list[str] = []
+        young = sorted(points, key=lambda point: point.measurement)
+        for name, group in groupby(young, key=lambda point: point.measurement):
+            lines = [line(self._name(name), point) for point in group]
+            for start in range(0, len(lines), BATCH):
+                refused += self._database.write(lines[start : start + BATCH], policy=name)
+        return refused
+
     def _name(self, measurement: str) -> str:
         return f"{self._namespace}.{measurement}" if self._namespace else measurement
 
@@ -164,6 +175,10 @@ class _Once:
             if not self._done:
                 self._prepare()
                 self._done = True
+
+    def again(self) -> None:
+        self._done = False
+        self()
 
 
 def _value(kept: Any) -> Value:

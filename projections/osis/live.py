@@ -19,7 +19,7 @@ import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -134,7 +134,7 @@ class Subscription:
         wake: Callable[[], None] | None = None,
         on_close: Callable[[Subscription], None] | None = None,
     ) -> None:
-        self.channels = channels
+        self.channels = tuple(dict.fromkeys(channels))
         self._items: deque[Item] = deque()
         self._waiting = waiting
         # What was lost before the first item that waits.
@@ -210,7 +210,7 @@ class Subscription:
             self._wake()
 
 
-async def arrivals(live: Live, *channels: str, waiting: int = WAITING) -> AsyncIterator[Item]:
+async def arrivals(live: Live, *channels: str, waiting: int = WAITING) -> AsyncGenerator[Item, None]:
     """Subscribe from asyncio: yield items as they come, and close when the generator is closed.
 
     The loop is woken from the adapter's thread and never blocked, but for the moment of subscribing.

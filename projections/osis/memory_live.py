@@ -67,10 +67,12 @@ class MemoryLive(Live):
             subscription.offer(message)
 
     def subscribe(self, *channels: str, waiting: int = WAITING, wake: Callable[[], None] | None = None) -> Subscription:
+        for channel in channels:
+            check_text("channel", channel)
         subscription = Subscription(channels, waiting, wake, self._unsubscribe)
         with self._lock:
-            for channel in channels:
-                self._subscribers[check_text("channel", channel)].append(subscription)
+            for channel in subscription.channels:
+                self._subscribers[channel].append(subscription)
         return subscription
 
     def set(self, key: str, value: bytes, *, seconds: float) -> None:

@@ -12,6 +12,7 @@ RESERVED = "osis"
 _NAMESPACE = re.compile(r"[a-z0-9-]{1,48}")
 _COLLECTION = re.compile(r"[a-z0-9_]{1,48}")
 _SERIES = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,48}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,6 +36,11 @@ def check_series(kind: str, name: str) -> str:
 def check_sha256(name: str) -> str:
     """Return the name of a blob."""
     return _check(_SHA256, "blob", name, "64 lower-case hex digits")
+
+
+def check_prefix(name: str) -> str:
+    """Return what begins all keys in a shared server."""
+    return _check(_PREFIX, "prefix", name, "1 to 48 of A-Z, a-z, 0-9, ., _ and -")
 
 
 def check_text(kind: str, name: str) -> str:

@@ -54,7 +54,8 @@ def open_series(url: str, measurements: Iterable[Measurement]) -> Series:
 def open_live(url: str, *, prefix: str = "fleetbus") -> Live:
     """Open `memory://` or `redis://[user:password@]host[:port]/number` (`rediss` for TLS, `unix` for a socket).
 
-    Raises `BadUrl`. All keys and channels in Redis begin with `prefix:`. Redis is not contacted yet.
+    Raises `BadUrl`. In Redis all keys and channels begin with `prefix:`, and clients are named so. It is not
+    contacted yet.
     """
     match _split(url).scheme:
         case "memory":

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from projections.osis.codec import tame_text
 from projections.osis.errors import BadUrl, StorageFailed, Unreachable
 from projections.osis.live import TAIL_LINES, TAIL_SECONDS, WAITING, Live, Subscription
-from projections.osis.names import check_tail_number, check_text
+from projections.osis.names import check_prefix, check_tail_number, check_text
 from projections.osis.redis_listener import Listener
 
 #: Seconds one call may wait for the server.
@@ -46,9 +46,9 @@ class RedisLive(Live):
     def __init__(self, url: str, prefix: str) -> None:
         self._prefix = prefix
         self._name = _without_login(url)
-        self._redis = _client(url, retries=1)
+        self._redis = _client(url, check_prefix(prefix), retries=1)
         self._extend = self._redis.register_script(_EXTEND)
-        self._listener = Listener(_client(url, retries=0), self._key("c", ""))
+        self._listener = Listener(_client(url, prefix, retries=0), self._key("c", ""))
         self._resting_until = 0.0
 
     def extend(
@@ -139,11 +139,12 @@ class RedisLive(Live):
             raise StorageFailed(f"Redis at {self._name}: {error}") from error
 
 
-def _client(url: str, retries: int) -> redis.Redis:
+def _client(url: str, name: str, retries: int) -> redis.Redis:
     try:
         return redis.Redis.from_url(
             url,
             protocol=2,
+            client_name=name,
             socket_timeout=CALL_SECONDS,
             socket_connect_timeout=CALL_SECONDS,
             socket_keepalive=True,

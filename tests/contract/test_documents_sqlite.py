@@ -1,8 +1,11 @@
 """What documents on SQLite promise beyond the port: indexes that are used, and locks that are bounded."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,6 +125,29 @@ def test_a_writer_waits_for_another_process_but_not_for_ever(tmp_path: Path, mon
     writer.execute("COMMIT")
     writer.close()
     assert views.put_many("jobs", [{"_id": "b"}]) == 0
+    documents.close()
+
+
+_FIRST = """
+import sys
+from projections.osis.open import open_documents, open_series
+from projections.osis.series import Measurement, Point
+url, number = sys.argv[1:]
+open_documents(url).namespace("live").put_many("jobs", [{"_id": number}])
+series = open_series(url, [Measurement("node", ("node",), keep=86400.0)])
+series.write([Point("node", {"node": number}, {"cpu": 1.0}, time=2**62)])
+"""
+
+
+def test_processes_that_start_at_once_on_a_new_file_all_get_in(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/new/views.db"
+    command = [sys.executable, "-c", _FIRST, url]
+    with ThreadPoolExecutor(8) as pool:
+        runs = [pool.submit(subprocess.run, [*command, str(n)], capture_output=True, check=False) for n in range(8)]
+    assert [run.result().stderr for run in runs] == [b""] * 8
+    documents = open_documents(url)
+    assert documents.namespace("live").count("jobs") == 8
+    assert documents.list_namespaces() == ["live"]
     documents.close()
 
 
