@@ -1,6 +1,7 @@
 """The portal as an ASGI application: which resource answers which path, and how errors become answers."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +29,38 @@ STATIC = Path(__file__).parent / "static"
 log = structlog.get_logger("portal.app")
 
 
-def api_routes(parts: Parts) -> list[tuple[str, object]]:
-    """The REST API on one screen."""
-    return [
-        ("/api/v1/health", system.HealthResource(parts)),
-        ("/api/v1/login", tokens.Login(parts)),
-        ("/api/v1/tokens", tokens.Tokens(parts)),
-        ("/api/v1/tokens/{id}", tokens.Token(parts)),
-        ("/api/v1/nodes", nodes.Nodes(parts)),
-        ("/api/v1/nodes/invitations", nodes.Invitations(parts)),
-        ("/api/v1/nodes/join", nodes.Joining(parts)),
-        ("/api/v1/nodes/{id}", nodes.Node(parts)),
-        ("/api/v1/jobs", jobs.Jobs(parts)),
-        ("/api/v1/jobs/{id}", jobs.Job(parts)),
-        ("/api/v1/jobs/{id}/cancel", jobs.JobCancel(parts)),
-        ("/api/v1/jobs/{id}/retry", jobs.JobRetry(parts)),
-        ("/api/v1/jobs/{id}/output", output.Output(parts)),
-        ("/api/v1/jobs/{id}/result", output.Result(parts)),
-        ("/api/v1/jobs/{id}/output/stream", output.Lines(parts)),
-        ("/api/v1/batches", batches.Batches(parts)),
-        ("/api/v1/batches/{id}", batches.Batch(parts)),
-        ("/api/v1/scripts", scripts.Scripts(parts)),
-        ("/api/v1/scripts/{name}", scripts.Script(parts)),
-        ("/api/v1/commands", commands.Commands(parts)),
-        ("/api/v1/commands/{id}", commands.Command(parts)),
-        ("/api/v1/events", events.Events(parts)),
-        ("/api/v1/events/stream", events.Stream(parts)),
-        ("/api/v1/events/{id}", events.Event(parts)),
-    ]
+#: The REST API on one screen.
+API_ROUTES: tuple[tuple[str, Callable[[Parts], object]], ...] = (
+    ("/api/v1/health", system.HealthResource),
+    ("/api/v1/login", tokens.Login),
+    ("/api/v1/tokens", tokens.Tokens),
+    ("/api/v1/tokens/{id}", tokens.Token),
+    ("/api/v1/nodes", nodes.Nodes),
+    ("/api/v1/nodes/invitations", nodes.Invitations),
+    ("/api/v1/nodes/join", nodes.Joining),
+    ("/api/v1/nodes/{id}", nodes.Node),
+    ("/api/v1/jobs", jobs.Jobs),
+    ("/api/v1/jobs/{id}", jobs.Job),
+    ("/api/v1/jobs/{id}/cancel", jobs.JobCancel),
+    ("/api/v1/jobs/{id}/retry", jobs.JobRetry),
+    ("/api/v1/jobs/{id}/output", output.Output),
+    ("/api/v1/jobs/{id}/result", output.Result),
+    ("/api/v1/jobs/{id}/output/stream", output.Lines),
+    ("/api/v1/batches", batches.Batches),
+    ("/api/v1/batches/{id}", batches.Batch),
+    ("/api/v1/scripts", scripts.Scripts),
+    ("/api/v1/scripts/{name}", scripts.Script),
+    ("/api/v1/commands", commands.Commands),
+    ("/api/v1/commands/{id}", commands.Command),
+    ("/api/v1/events", events.Events),
+    ("/api/v1/events/stream", events.Stream),
+    ("/api/v1/events/{id}", events.Event),
+)
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document of the API."""
+    return document(API_ROUTES, VERSION)
 
 
 def create_app(parts: Parts) -> falcon.asgi.App[Request, Response]:
@@ -65,11 +70,10 @@ def create_app(parts: Parts) -> falcon.asgi.App[Request, Response]:
     )
     handler = JSONHandler(dumps=msgspec.json.encode, loads=msgspec.json.decode)
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = handler
-    described = api_routes(parts)
-    openapi = document(described, VERSION)
+    openapi = openapi_document()
     routes = [
-        *described,
-        ("/api/v1/openapi.json", system.OpenApiResource(lambda: openapi)),
+        *((path, resource(parts)) for path, resource in API_ROUTES),
+        ("/api/v1/openapi.json", system.OpenApiResource(openapi)),
         ("/metrics", system.MetricsResource(parts)),
         *page_routes(parts),
     ]

@@ -7,6 +7,7 @@ with House(tmp_path) as house:
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ from events.envelope import Event
 from events.job import JobFailure, JobFinished, JobOutput, JobStarted, Outcome
 from events.node import NodeConnected
 from events.routing import blob_key, routing_key
-from events.telemetry import Line, Output
+from events.telemetry import Heartbeat, Line, Output
 from handlers.loop import run_handlers
 from portal.accounts import Accounts
 from portal.server import run_portal
@@ -44,7 +45,12 @@ from tests.waiting import wait_until
 
 #: Seconds that anything here may take on a busy machine.
 SOON = 30.0
-ECHO = 'descr = "gives back what it was given"\n\ndef action(text: str = "hello", times: int = 1):\n    return text * times\n'
+BEAT_SECONDS = 3.0
+ECHO = """descr = "gives back what it was given"
+
+def action(text: str = "hello", times: int = 1):
+    return text * times
+"""
 
 
 class House:
@@ -62,7 +68,8 @@ class House:
         self._decides, self._has_views = decides, views
         self._stops: list[Callable[[], None]] = []
         self.agents: dict[str, Agent] = {}
-        self.view_pause = threading.Event()
+        #: Whoever holds it keeps the views where they are.
+        self.views_stand_still = threading.Lock()
 
     def __enter__(self) -> Self:
         accounts = Accounts(self.documents)
@@ -93,7 +100,11 @@ class House:
 
     def start_portal(self) -> Callable[[], None]:
         """Starts the portal; returns what stops it."""
-        ready, stop, ports = threading.Event(), threading.Event(), list[int]()
+        ready, stop = threading.Event(), threading.Event()
+
+        def answers(port: int) -> None:
+            self.url = f"http://127.0.0.1:{port}"
+            ready.set()
 
         def run() -> None:
             run_portal(
@@ -105,13 +116,12 @@ class House:
                 port=0,
                 stop=stop,
                 credentials_for=lambda node: f"sqlite://{self.folder}/bus?for={node}",
-                ready=lambda port: (ports.append(port), ready.set())[1],
+                ready=answers,
             )
 
         thread = threading.Thread(target=run, name="portal")
         thread.start()
         assert ready.wait(SOON), "the portal does not start"
-        self.url = f"http://127.0.0.1:{ports[0]}"
         self.api = self.client(self.token)
 
         def end() -> None:
@@ -164,11 +174,13 @@ class House:
             )
             with contextlib.suppress(Closed), reader:
                 while not stop.is_set():
-                    records = [] if self.view_pause.is_set() else reader.read(500, 0.1)
-                    if records:
-                        writer.write(records, log)
-                        self._go_live(namespace.name)
-                    stop.wait(0.05 if self.view_pause.is_set() else 0)
+                    with self.views_stand_still:
+                        records = reader.read(500, 0.05)
+                        if records:
+                            writer.write(records, log)
+                            self._go_live(namespace.name)
+                    # lets somebody else have the lock
+                    stop.wait(0.001)
 
     def _go_live(self, name: str) -> None:
         if generation.live(self.documents) != name:
@@ -241,6 +253,7 @@ class Agent:
         self._does = does or (lambda job: Doing(result={"node": node, "params": job.order.params}))
         self._boot, self._seq = str(uuid4()), 0
         self._lock = threading.Lock()
+        self._beaten = 0.0
         self._stop = threading.Event()
         inbox = self.bus.inbox(node)
         inbox.open([f"{node}.node", *(f"{node}.{role}.#" for role in roles)])
@@ -278,9 +291,16 @@ class Agent:
     def _run(self) -> None:
         with contextlib.suppress(Closed):
             while not self._stop.is_set():
+                self._beat()
                 for one in self._inbox.read(100, 0.1):
                     self._take(decode_delivery(one.body))
                     self._inbox.ack([one.tag])
+
+    def _beat(self) -> None:
+        """Without it the node would be offline after 20 seconds."""
+        if time.monotonic() - self._beaten > BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            self.say("telemetry.heartbeat", Heartbeat(node=self.node, boot=self._boot), self.node)
 
     def _take(self, delivery: object) -> None:
         if isinstance(delivery, RunJob) and delivery.job not in [job.job for job in self.jobs]:

@@ -38,9 +38,9 @@ class AtLeastQuery(Struct, kw_only=True):
     ] = ""
 
 
-def check_id(what: str, id: str) -> str:
-    """An id that is no UUID names nothing. Raises `Problem` 404."""
-    if not re.match(UUID_PATTERN, id):
+def check_id(what: str, id: str, pattern: str = UUID_PATTERN) -> str:
+    """An id that cannot be one names nothing. Raises `Problem` 404."""
+    if not re.fullmatch(pattern, id):
         raise not_found(what, id)
     return id
 

@@ -8,12 +8,12 @@ from typing import Annotated
 from falcon.asgi import Request, Response
 from msgspec import Meta, Struct
 
-from events.names import NodeId, Role, Text
+from events.names import NODE_PATTERN, NodeId, Role, Text
 from events.node import InviteNode, JoinNode, NodeJoined, RemoveNode, SetMaintenance, SetRoles
 from portal.api import answers
 from portal.api.answers import AtLeastQuery, OutcomeQuery
 from portal.api.shapes import Invited, Joined, NodeList, OneNode, Sent
-from portal.bodies import read_json, to_shape
+from portal.bodies import read_json
 from portal.commands import Answer, Outcome
 from portal.gate import identity
 from portal.limits import JOIN_ADDRESS
@@ -45,10 +45,6 @@ class Join(Struct, kw_only=True, forbid_unknown_fields=True):
     node: NodeId
 
 
-class _Named(Struct):
-    node: NodeId
-
-
 class Nodes:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -75,7 +71,7 @@ class Node:
     )
     async def on_patch(self, req: Request, resp: Response, id: str) -> None:
         change = await read_json(req, NodeChange)
-        to_shape({"node": id}, _Named)
+        answers.check_id("node", id, NODE_PATTERN)
         answer: Answer | None = None
         if change.maintenance is not None:
             data = SetMaintenance(node=id, on=change.maintenance, reason=change.reason)
@@ -91,7 +87,7 @@ class Node:
 
     @operation("Remove a node from the fleet", query=OutcomeQuery, answers={200: Sent, 202: Sent}, keyed=True)
     async def on_delete(self, req: Request, resp: Response, id: str) -> None:
-        to_shape({"node": id}, _Named)
+        answers.check_id("node", id, NODE_PATTERN)
         await answers.ask(self._parts, req, resp, "command.node.remove", id, RemoveNode(node=id))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from falcon.asgi import Request, Response
 from msgspec import Meta, Struct
 
-from events.names import ScriptName
+from events.names import SCRIPT_PATTERN
 from events.script import PublishScript, RetireScript
 from portal.api import answers
 from portal.api.answers import OutcomeQuery
@@ -27,10 +27,6 @@ class NewSource(Struct, kw_only=True, forbid_unknown_fields=True):
     """The text of a jumpscript. It may as well be sent as it is, as text/x-python."""
 
     source: str
-
-
-class _Named(Struct):
-    name: ScriptName
 
 
 class Scripts:
@@ -67,7 +63,6 @@ class Script:
         keyed=True,
     )
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
-        to_shape({"name": name}, _Named)
         data = to_shape({"name": name, "source": await self._source(req)}, PublishScript)
         await answers.ask(self._parts, req, resp, "command.script.publish", name, data)
 
@@ -83,5 +78,5 @@ class Script:
         "Retire a script: no new job may name it", query=OutcomeQuery, answers={200: Sent, 202: Sent}, keyed=True
     )
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
-        to_shape({"name": name}, _Named)
+        answers.check_id("script", name, SCRIPT_PATTERN)
         await answers.ask(self._parts, req, resp, "command.script.retire", name, RetireScript(name=name))

@@ -1,6 +1,5 @@
 """`/api/v1/health`, `/metrics` and the OpenAPI document."""
 
-from collections.abc import Callable
 from typing import Any
 
 from falcon.asgi import Request, Response
@@ -64,9 +63,9 @@ class MetricsResource:
 class OpenApiResource:
     """Describes what anybody can read in the sources."""
 
-    def __init__(self, document: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
 
     @operation("This document", answers={200: Text("application/json")})
     async def on_get(self, req: Request, resp: Response) -> None:
-        resp.media = self._document()
+        resp.media = self._document

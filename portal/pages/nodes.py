@@ -114,7 +114,7 @@ def roles_of(text: str) -> tuple[str, ...]:
     """Roles from a text field, apart by spaces or commas. Raises `Problem` 422."""
     found = tuple(dict.fromkeys(word for word in re.split(r"[\s,]+", text) if word))
     for role in found:
-        if not re.match(ROLE_PATTERN, role) or len(role) > 120:
+        if not re.fullmatch(ROLE_PATTERN, role) or len(role) > 120:
             raise unprocessable(
                 f"{role[:80]!r} is no role; a role is a-z, 0-9, - and dots, as in computenode.kvm", "roles"
             )

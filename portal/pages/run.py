@@ -124,7 +124,7 @@ def _named_nodes(text: str) -> Target:
     if not nodes:
         raise unprocessable("name a node, or several with commas between", "target.node")
     for node in nodes:
-        if not re.match(NODE_PATTERN, node):
+        if not re.fullmatch(NODE_PATTERN, node):
             raise unprocessable(f"{node[:80]!r} is no name of a node: 1 to 63 of a-z, 0-9 and -", "target.node")
     return Target(node=nodes[0]) if len(nodes) == 1 else Target(nodes=nodes)
 

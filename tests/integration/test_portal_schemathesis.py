@@ -1,0 +1,54 @@
+"""Whatever is sent to the API, by the letter of its document or against it: it answers, and never with a 5xx."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from portal.app import openapi_document
+from tests.portal_house import House
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with House(tmp_path_factory.mktemp("house")) as house:
+        house.agent("n1", "cpu")
+        house.publish("echo")
+        house.api.post("/jobs", params={"wait": 20}, json={"script": "echo", "target": {"node": "n1"}})
+        house.api.post("/jobs", params={"wait": 20}, json={"script": "echo", "target": {"all": True}})
+        yield house
+
+
+schema = schemathesis.openapi.from_dict(openapi_document())
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@schema.parametrize()
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_the_api_answers_whatever_it_is_sent(case: schemathesis.Case[Any], house: House) -> None:
+    query: dict[str, Any] = case.query or {}
+    if _seconds(query.get("wait")) > 0.2:
+        query["wait"] = "0.2"
+    if case.path.endswith("/events/stream"):
+        # it has no end otherwise
+        query["follow"] = "false"
+    case.query = query
+    headers = {"Authorization": f"Bearer {house.token}"}
+    case.call_and_validate(base_url=house.url, headers=headers, checks=CHECKS, timeout=60)
+
+
+def _seconds(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 0.0
