@@ -232,7 +232,9 @@ def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def _exited(error: SystemExit) -> Report:
     if error.code in {None, 0}:
         return Returned(b"null")
-    return Raised(f"the script called sys.exit({_shown(error.code, repr)})", "")
+    # as in any Python program, a text says why it ended
+    said = error.code if isinstance(error.code, str) and error.code else ""
+    return Raised(said or f"the script called sys.exit({_shown(error.code, repr)})", "")
 
 
 def _sentence(error: BaseException) -> str:

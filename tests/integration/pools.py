@@ -49,10 +49,11 @@ class Pool:
     def submit(self, action: str, *, queue: str = "default", header: str = "", **work: Any) -> str:
         """Submit a script made of `action` and further `header` lines; the id of its job."""
         source = f'descr = "a test"\n{header}\n{action}\n'
+        return self.submit_source("test", source, queue=queue, **work)
+
+    def submit_source(self, script: str, source: str, **work: Any) -> str:
         job = str(uuid4())
-        self.pool.submit(
-            Work(job_id=job, script="test", source=source, queue=queue, node_id="n1", actor="user:alice", **work)
-        )
+        self.pool.submit(Work(job_id=job, script=script, source=source, node_id="n1", actor="user:alice", **work))
         return job
 
     def run(self, action: str, **work: Any) -> Finished:
