@@ -81,15 +81,18 @@ class Api:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def get(self, path: str, query: Mapping[str, Any] | None = None, *, patient: bool = False) -> Any:
-        """The JSON document there. `patient` waits for a portal that restarts. Raises `Problem`, `NotReached`."""
+    def get(self, path: str, query: Mapping[str, Any] | None = None, *, patience: float = 0.0) -> Any:
+        """The JSON document there. `patience`: seconds to wait for a portal that is away.
+
+        Raises `Problem`, `NotReached`.
+        """
         began = time.monotonic()
         while True:
             try:
                 return _json(self._checked("GET", path, query=query))
             except NotReached as error:
                 lost = isinstance(error.__cause__, httpx.TransportError)
-                if not patient or not lost or time.monotonic() - began > REFUSED_SECONDS:
+                if not lost or time.monotonic() - began >= patience:
                     raise
             time.sleep(PAUSE)
 
@@ -97,11 +100,11 @@ class Api:
         """What is there, as text. Raises `Problem`, `NotReached`."""
         return self._checked("GET", path, query=query).text
 
-    def pages(self, path: str, query: Mapping[str, Any], limit: int, *, patient: bool = False) -> Iterator[Any]:
+    def pages(self, path: str, query: Mapping[str, Any], limit: int, *, patience: float = 0.0) -> Iterator[Any]:
         """Items of a list, page by page, at most `limit`."""
         cursor: str | None = None
         while limit > 0:
-            page = self.get(path, {**query, "limit": min(limit, 500), "cursor": cursor}, patient=patient)
+            page = self.get(path, {**query, "limit": min(limit, 500), "cursor": cursor}, patience=patience)
             yield from page["items"][:limit]
             limit -= len(page["items"])
             cursor = page.get("next_cursor")

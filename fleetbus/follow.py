@@ -79,7 +79,7 @@ def _ended(api: Api, watched: Watched, left: Iterable[str]) -> list[Document]:
         return [job for job in jobs if job["state"] in ENDED]
     query = {"batch": watched.batch, "state": ",".join(ENDED), "sort": "ended_at"}
     wanted = set(left)
-    return [job for job in api.pages("/jobs", query, limit=100_000, patient=True) if job["id"] in wanted]
+    return [job for job in api.pages("/jobs", query, limit=100_000, patience=RESEND_SECONDS) if job["id"] in wanted]
 
 
 def fresh(api: Api, id: str, position: str) -> Document:
@@ -87,7 +87,7 @@ def fresh(api: Api, id: str, position: str) -> Document:
     deadline = time.monotonic() + RESEND_SECONDS
     while True:
         try:
-            job: Document = api.get(f"/jobs/{id}", {"at_least": position}, patient=True)
+            job: Document = api.get(f"/jobs/{id}", {"at_least": position}, patience=RESEND_SECONDS)
             return job
         except Problem as error:
             if error.status != 503 or time.monotonic() > deadline:

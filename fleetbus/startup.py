@@ -5,12 +5,13 @@ the portal answers → the bundled scripts are published → this machine is a n
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from bus.clock import new_id
 from fleetbus.api import Api
 from fleetbus.credentials import Fleet
 from fleetbus.datafolder import DataFolder
-from fleetbus.errors import Failure
+from fleetbus.errors import Failure, NotReached
 from jumpscripts import Bundled
 
 #: Seconds between two looks at what is waited for.
@@ -20,27 +21,27 @@ FIRST_SCRIPT = "facts"
 
 
 class Startup:
-    """`doing` says in words what is waited for. `scripts_known` and `ready` are set as it goes on."""
+    """`doing` says in words what is waited for, until `ready` is set."""
 
     def __init__(self, fleet: Fleet, folder: DataFolder, scripts: Sequence[Bundled], node: str | None) -> None:
         self.doing = "the portal starts"
-        self.scripts_known = threading.Event()
         self.ready = threading.Event()
         self._fleet, self._folder, self._scripts, self._node = fleet, folder, scripts, node
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="startup", daemon=True)
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
 
     def summary(self) -> str:
         """What there is now, in a line."""
         if self._node is None:
             return f"ready: {self._fleet.url}"
         return f"ready: {self._fleet.url}; this machine is the node {self._node}"
-
-    def stop(self) -> None:
-        self._stop.set()
 
     def _run(self) -> None:
         with Api(self._fleet) as api:
@@ -56,6 +57,8 @@ class Startup:
             try:
                 if step(api):
                     return True
+            except NotReached:
+                pass  # it starts, or starts again
             except Failure as error:
                 self.doing = f"{self.doing.partition(':')[0]}: {error.message}"
             self._stop.wait(LOOK_EVERY)
@@ -80,7 +83,6 @@ class Startup:
                 return False
             hashes[script.name] = script.hash
             self._folder.remember_published(hashes)
-        self.scripts_known.set()
         return True
 
     def _wait_for_node(self, api: Api) -> bool:

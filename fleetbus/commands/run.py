@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Seconds after a first Ctrl-C during which a second one cancels.
 SECOND_THOUGHT = 2.0
+#: Seconds that a portal may take to come back before a job is sent.
+RESTART_SECONDS = 5.0
 
 
 def _target_options(function: Any) -> Any:
@@ -136,7 +138,11 @@ def target(api: "Api", nodes: Sequence[str], role: str | None, *, everywhere: bo
         return {"node": names[0]} if len(names) == 1 else {"nodes": names}
     if role or everywhere:
         return ({"role": role} if role else {}) | ({"all": True} if everywhere else {})
-    known = [node["id"] for node in api.pages("/nodes", {}, limit=500, patient=True) if node["state"] != "removed"]
+    known = [
+        node["id"]
+        for node in api.pages("/nodes", {}, limit=500, patience=RESTART_SECONDS)
+        if node["state"] != "removed"
+    ]
     if len(known) == 1:
         return {"node": known[0]}
     if not known:
@@ -195,7 +201,7 @@ def _converted(api: "Api", script: str, texts: dict[str, str]) -> dict[str, Any]
     from fleetbus.api import Problem
 
     try:
-        header = api.get(f"/scripts/{script}", patient=True)["header"]
+        header = api.get(f"/scripts/{script}", patience=RESTART_SECONDS)["header"]
     except Problem as error:
         if error.status == 404:
             return dict(texts)  # the decider says which scripts there are

@@ -5,7 +5,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -30,8 +29,6 @@ STOP_ORDER = ("portal", "agent", "handlers", "projections")
 GRACE = 5
 #: Seconds between two looks at the children.
 LOOK_EVERY = 0.2
-#: Seconds after which the agent starts even if the scripts could not be published.
-AGENT_AFTER = 15.0
 
 
 @click.command("up")
@@ -46,55 +43,47 @@ def up(data: str | None, host: str | None, port: int | None, no_agent: bool) -> 
     host, port = host or settings.host, port or settings.port
     with folder.held(), _stopping() as stop:
         check_free(host, port)
-        fleet = _log_in(folder, url_of(host, port))
-        house = House(folder, fleet, host, port, with_agent=not no_agent)
-        try:
-            house.run(stop)
-        finally:
-            _forget(fleet)
+        House(folder, host, port, with_agent=not no_agent).run(stop)
 
 
 class House:
     """The four services under one roof."""
 
-    def __init__(self, folder: DataFolder, fleet: Fleet, host: str, port: int, *, with_agent: bool) -> None:
+    def __init__(self, folder: DataFolder, host: str, port: int, *, with_agent: bool) -> None:
         self._folder = folder
+        self._host, self._port = host, port
         self._environ = {**os.environ, **embedded(folder.path), "FLEETBUS_DATA": str(folder.path)}
-        self._portal = ["portal", "--host", host, "--port", str(port)]
         self._node = folder.node() if with_agent else None
         self._supervisor = Supervisor()
-        self._startup = Startup(fleet, folder, bundled(), self._node)
-        self._began = time.monotonic()
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. Raises `NotReached` when a service cannot run."""
-        shown = status.for_terminal() if sys.stdout.isatty() else status.Plain()
-        for name, args in (("handlers", ["handlers"]), ("projections", ["projections"]), ("portal", self._portal)):
-            self._start(name, args)
-        self._startup.start()
+        url = url_of(self._host, self._port)
         try:
-            with shown:
-                while not stop.wait(LOOK_EVERY):
-                    self._start_agent_in_time()
-                    for child in self._supervisor.look():
-                        shown.happened(child)
-                        _give_up_with(child)
-                    shown.show(list(self._supervisor.children.values()), self._startup)
-                shown.stopping()
+            self._start("handlers")
+            self._start("projections")
+            if self._node is not None:
+                self._start("agent", "--node", self._node, "--data", str(self._folder.agent), "--grace", str(GRACE))
+            # the portal makes the first account, too, when there is none yet
+            fleet = _log_in(self._folder, url)
+            self._start("portal", "--host", self._host, "--port", str(self._port))
+            with Startup(fleet, self._folder, bundled(), self._node) as startup:
+                self._look_after(startup, stop)
         finally:
-            self._startup.stop()
             self._supervisor.stop(STOP_ORDER)
+            _forget(url)
 
-    def _start(self, name: str, args: list[str]) -> None:
-        self._supervisor.add(Child(name, args, self._environ, self._folder.logs))
+    def _start(self, name: str, *args: str) -> None:
+        self._supervisor.add(Child(name, [name, *args], self._environ, self._folder.logs))
 
-    def _start_agent_in_time(self) -> None:
-        """After the scripts are known, so that what nodes run at their start is there when it asks for it."""
-        if self._node is None or "agent" in self._supervisor.children:
-            return
-        if self._startup.scripts_known.is_set() or time.monotonic() - self._began > AGENT_AFTER:
-            own = ["agent", "--node", self._node, "--data", str(self._folder.agent), "--grace", str(GRACE)]
-            self._start("agent", own)
+    def _look_after(self, startup: Startup, stop: threading.Event) -> None:
+        with status.for_terminal() if sys.stdout.isatty() else status.Plain() as shown:
+            while not stop.wait(LOOK_EVERY):
+                for child in self._supervisor.look():
+                    shown.happened(child)
+                    _give_up_with(child)
+                shown.show(list(self._supervisor.children.values()), startup)
+            shown.stopping()
 
 
 def _give_up_with(child: Child) -> None:
@@ -143,7 +132,9 @@ def _log_in(folder: DataFolder, url: str) -> Fleet:
     return fleet
 
 
-def _forget(fleet: Fleet) -> None:
+def _forget(url: str) -> None:
     """Commands go again where they went before."""
     path = credentials.config_file()
-    credentials.save(path, credentials.load(path).without_current(fleet.url))
+    book = credentials.load(path)
+    if book.current:
+        credentials.save(path, book.without_current(url))
