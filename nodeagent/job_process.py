@@ -74,6 +74,8 @@ class JobProcess:
         self.phase = Phase.SPARE
         #: When to act next if nothing else happens: the limit, or the end of the grace. Seconds, monotonic.
         self.deadline = float("inf")
+        #: False after `finish` when something of the job could not be killed.
+        self.is_clean = True
         self._directory, self._print = directory, print_lines
         self._output = OutputReader()
         self._reports = _ReportReader()
@@ -92,7 +94,13 @@ class JobProcess:
         theirs = Pipes(out[1], err[1], report[1], where[1], gate[0])
         self._out, self._err, self._report, self._where_end, self._gate = out[0], err[0], report[0], where[0], gate[1]
         worker = os.getpid()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            for end in (*out, *err, *report, *where, *gate):
+                os.close(end)
+            self._directory.rmdir()
+            raise
         if not self.pid:
             run_job(theirs, self._directory, worker)
         with contextlib.suppress(OSError):  # both sides do it, so that neither has to wait for the other
@@ -169,12 +177,12 @@ class JobProcess:
 
     def finish(self) -> Ended:
         """Clear away what the job left running, read what is left in its pipes, and pronounce the verdict."""
-        clean = kill_children(_KILL_DEADLINE)
+        self.is_clean = kill_children(_KILL_DEADLINE)
         duration = time.monotonic() - self._began if self._began else 0.0
         self.read(outputs=True)
         self._emit(self._output.finish())
         self.discard()
-        outcome = self._verdict() if clean else Failed("a process of the job cannot be killed: it hangs in the kernel")
+        outcome = self._verdict() if self.is_clean else Failed("a process of the job hangs in the kernel, unkillable")
         return Ended(job_id=self.job_id, outcome=outcome, duration=duration, output=self._output.kept())
 
     def discard(self) -> None:

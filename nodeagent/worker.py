@@ -171,7 +171,10 @@ class Worker:
             self._job = None
             self._say(job.finish())
             self._flush()
-            self._make_spare()
+            if job.is_clean:
+                self._make_spare()
+            else:  # what hangs would be taken for the next job's
+                self._quit = True
 
     def _print(self, job_id: str, lines: tuple[Line, ...], is_head: bool) -> None:
         for first in range(0, len(lines), _LINES):

@@ -49,16 +49,17 @@ class PoolJob(Struct, eq=False):
 
 
 class WorkerHandle:
-    """Starts a worker for a queue. `born` and `deadline` in seconds, monotonic."""
+    """Starts a worker for a queue. `deadline` and `warm_since` in seconds, monotonic."""
 
-    def __init__(self, name: str, queue: str, directory: Path, *, born: float, deadline: float) -> None:
-        self.name, self.queue, self.born = name, queue, born
+    def __init__(self, name: str, queue: str, directory: Path, *, deadline: float) -> None:
+        self.name, self.queue = name, queue
         #: When the pool gives up on it. `overdue`: it has.
         self.deadline = deadline
         self.overdue = False
         self.state = State.STARTING
         self.job: PoolJob | None = None
         self.jobs = 0
+        self.warm_since = 0.0
         # its standard input is the lifeline: it ends when this process does, however that happens
         self._process = subprocess.Popen(
             [sys.executable, "-m", "nodeagent.worker", str(directory), name],

@@ -325,6 +325,7 @@ class WorkerPool:
         match message:
             case Hello() if worker.state is State.STARTING:
                 worker.state, worker.deadline = State.IDLE, float("inf")
+                worker.warm_since = time.monotonic()
                 self._queues[worker.queue].failures = 0
             case Made(job_id=job_id) if worker.job and worker.job.work.job_id == job_id:
                 self._made(worker, worker.job, Started(job_id=job_id, pgid=message.pgid, stamp=message.stamp))
@@ -376,7 +377,7 @@ class WorkerPool:
     def _start_worker(self, queue: str, now: float) -> None:
         name = f"{queue}-{uuid4().hex[:12]}"
         try:
-            worker = WorkerHandle(name, queue, self._directory, born=now, deadline=now + _START_DEADLINE)
+            worker = WorkerHandle(name, queue, self._directory, deadline=now + _START_DEADLINE)
         except OSError as error:  # no memory, no process ids left, or Python itself is gone
             self._count_failure(self._queues[queue], str(error))
         else:
@@ -459,7 +460,7 @@ class WorkerPool:
         )
 
     def _is_worn(self, worker: WorkerHandle, now: float) -> bool:
-        return worker.jobs >= self._max_jobs or now - worker.born > self._max_age
+        return worker.jobs >= self._max_jobs or now - worker.warm_since > self._max_age
 
     def _is_deserted(self, name: str, queue: _Queue, now: float) -> bool:
         if queue.configured or queue.waiting or now - queue.used < _QUEUE_IDLE:
