@@ -18,7 +18,7 @@ from events.job import Order, Target
 from events.names import holds
 from handlers.recent import Recent
 
-#: Of the fold. A snapshot made by another version is rebuilt.
+#: Of the fold and of the snapshot. A snapshot made by another version is rebuilt.
 VERSION = 1
 
 #: Ended jobs that can still be retried, corrected by a late `finished`, or named in an answer.

@@ -4,8 +4,6 @@ It is a cache: when it is missing, broken, of other versions or of another log, 
 """
 
 import os
-from collections import OrderedDict, deque
-from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -15,7 +13,7 @@ from immutables import Map
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bus.admission import AdmissionState, Producer, Seen
+from bus.admission import AdmissionState, Head, Producer, Seen
 from bus.checkpoint import Checkpoint
 from events.codec import BadEvent, decode, encode
 from handlers.fleet import VERSION, Fleet
@@ -24,15 +22,11 @@ log = structlog.get_logger()
 
 
 class Admission(Struct, frozen=True, kw_only=True):
-    """`bus.admission.AdmissionState`, as it is written."""
+    """`bus.admission.AdmissionState`, whole."""
 
+    head: Head
     producers: dict[str, Producer]
-    window: list[Seen]
-    token: str | None
-    holder: str
-    log_time: datetime | None
-    began: datetime | None
-    next_offset: int
+    seen: list[Seen]
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -64,27 +58,12 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 def capture(checkpoint: Checkpoint, state: AdmissionState, fleet: Fleet) -> Snapshot:
-    admission = Admission(
-        producers=dict(state.producers),
-        window=list(state.window),
-        token=state.token,
-        holder=state.holder,
-        log_time=state.log_time,
-        began=state.began,
-        next_offset=state.next_offset,
-    )
+    admission = Admission(head=state.head(), producers=dict(state.producers), seen=list(state.window))
     return Snapshot(fold=VERSION, checkpoint=checkpoint, admission=admission, fleet=fleet)
 
 
 def restore(saved: Admission) -> AdmissionState:
-    state = AdmissionState()
-    state.producers = OrderedDict(saved.producers)
-    state.window = deque(saved.window)
-    state.ids = {seen.key for seen in saved.window}
-    state.token, state.holder = saved.token, saved.holder
-    state.log_time, state.began = saved.log_time, saved.began
-    state.next_offset = saved.next_offset
-    return state
+    return AdmissionState.restore(saved.head, saved.producers, saved.seen)
 
 
 def save(path: Path, snapshot: Snapshot) -> None:
