@@ -79,7 +79,7 @@ def create_app(parts: Parts) -> falcon.asgi.App[Request, Response]:
     ]
     for path, resource in routes:
         app.add_route(path, resource)
-    app.add_static_route("/static", str(STATIC))
+    app.add_static_route("/static", STATIC)
     app.add_error_handler(Exception, _on_defect)
     app.add_error_handler(falcon.HTTPError, _on_http)
     app.add_error_handler(OsisError, _on_storage)

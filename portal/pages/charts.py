@@ -11,7 +11,7 @@ from msgspec import Struct
 
 #: Width and height of a chart, in units of its own that are about one pixel.
 WIDTH, HEIGHT = 340, 132
-LEFT, RIGHT, TOP, BOTTOM = 44, 6, 10, 20
+LEFT, RIGHT, TOP, BOTTOM = 56, 6, 10, 20
 NANO = 1_000_000_000
 
 
@@ -52,14 +52,14 @@ def _line(run: Sequence[tuple[int, float]], start: int, end: int, top: float, in
     ]
     if len(places) == 1:
         x, y = places[0]
-        return Markup('<circle class="dot c{}" cx="{:.1f}" cy="{:.1f}" r="1.6"/>').format(index, x, y)
+        return Markup('<circle class="dot n{}" cx="{:.1f}" cy="{:.1f}" r="1.6"/>').format(index, x, y)
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    line = Markup('<polyline class="line c{}" points="{}"/>').format(index, path)
+    line = Markup('<polyline class="line n{}" points="{}"/>').format(index, path)
     if index:
         return line
     base = HEIGHT - BOTTOM
     area = f"{places[0][0]:.1f},{base} {path} {places[-1][0]:.1f},{base}"
-    return Markup('<polygon class="area c{}" points="{}"/>').format(index, area) + line
+    return Markup('<polygon class="area n{}" points="{}"/>').format(index, area) + line
 
 
 def _grid(top: float, write: Callable[[float], str]) -> Markup:
@@ -97,7 +97,7 @@ def _round_up(value: float) -> float:
 
 def bars(counts: Sequence[int], labels: Sequence[str], title: str) -> Markup:
     """A small bar for each count, side by side."""
-    high, gap = 56, 2
+    high, gap = 120, 2
     wide = 720 / max(1, len(counts))
     top = max([*counts, 1])
     parts = [

@@ -67,8 +67,13 @@ def _plain(value: Any) -> bool:
     return isinstance(value, str | int | float | bool)
 
 
+#: Names within a subject that its value makes plain by itself.
+_PLAIN_NAMES = frozenset({"name", "model", "version", "release"})
+
+
 def _part(name: str, value: Any) -> str:
-    return f"{_label(name)} {_value(name, value)}"
+    said = _value(name, value)
+    return said if name in _PLAIN_NAMES else f"{_label(name)} {said}"
 
 
 def _label(name: str) -> str:

@@ -13,15 +13,16 @@ from portal.pages.wording import pretty
 #: Characters of JSON that are coloured; more is shown plain.
 MAX_COLOURED = 60_000
 
-_NUMBERED = HtmlFormatter(nowrap=True, linespans="L")
 _PLAIN = HtmlFormatter(nowrap=True)
 
 
 @lru_cache(maxsize=128)
 def python_html(source: str) -> Markup:
-    """A jumpscript, each line in a span of its own (`#L-12`)."""
+    """A jumpscript, each line in a span of its own: the style sheet numbers them."""
     # stripnl would move the line numbers away from those in tracebacks
-    return Markup(highlight(source, PythonLexer(stripnl=False), _NUMBERED))  # noqa: S704  # Pygments escapes
+    coloured = highlight(source, PythonLexer(stripnl=False), _PLAIN)
+    lines = coloured.removesuffix("\n").split("\n")
+    return Markup("".join(f'<span class="l">{line}\n</span>' for line in lines))  # noqa: S704  # Pygments escapes
 
 
 def json_html(value: Any) -> Markup:

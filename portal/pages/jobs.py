@@ -73,6 +73,7 @@ class JobPage(Page):
         job = document(parts, "job", "jobs", id)
         version = parts.views.get("script_versions", str(job.get("hash") or "")) or {}
         retries = parts.lists.jobs(JobQuery(retry_of=id, limit=10)).items
+        stretches = segments(job, parts.now())
         return {
             "as_of": job["as_of"],
             "job": job,
@@ -81,7 +82,8 @@ class JobPage(Page):
             "result": self._result(job),
             "output": self._output(job),
             "retries": retries,
-            "timeline": timeline(segments(job, parts.now())),
+            "segments": stretches,
+            "timeline": timeline(stretches),
         }
 
     def _result(self, job: Document) -> Any:
