@@ -3,7 +3,6 @@
 python -m tests.agents BUS DATA NODE ROLE...      an agent as a process, to be killed
 """
 
-import logging
 import signal
 import sqlite3
 import subprocess
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import structlog
-
 from bus.admission import AdmissionState, Admitted, Bad, Verdict, admit, check
 from bus.clock import Clock, SystemClock
 from bus.embedded import EmbeddedBus
@@ -27,6 +24,7 @@ from events.delivery import PeriodicScript, RunJob, Standing, StopJob, encode_de
 from events.envelope import Event
 from events.header import script_hash
 from events.job import Order
+from fleetbus.logs import set_up
 from nodeagent.wiring import run_agent
 from nodeagent.work import QueueSpec
 from tests.waiting import wait_until
@@ -47,6 +45,8 @@ class Player:
         self._verdicts: list[Verdict] = []
         self._records: list[Record] = []
         self._heard: list[Event] = []
+        #: Until when each job may begin.
+        self.start_by: dict[str, datetime] = {}
 
     def close(self) -> None:
         self._log.close()
@@ -81,7 +81,7 @@ class Player:
         with_source: bool = True,
         start_within: float = 60.0,
     ) -> RunJob:
-        return RunJob(
+        delivery = RunJob(
             job=job or str(uuid4()),
             fact=str(uuid4()),
             correlation=str(uuid4()),
@@ -90,6 +90,8 @@ class Player:
             start_by=datetime.now(UTC) + timedelta(seconds=start_within),
             source=source if with_source else None,
         )
+        self.start_by[delivery.job] = delivery.start_by
+        return delivery
 
     def stop(self, job: str) -> StopJob:
         delivery = StopJob(job=job, fact=str(uuid4()), correlation=str(uuid4()))
@@ -101,6 +103,11 @@ class Player:
         periodic = tuple(PeriodicScript(name=name, hash=script_hash(text), source=text) for name, text in scripts)
         roles = more.pop("roles", ("cpu",))
         self.deliver(Standing(node=self.node, offset=offset, roles=roles, periodic=periodic, **more))
+
+    def stand_without_sources(self, offset: int, *scripts: tuple[str, str]) -> None:
+        """As `stand` for a node that is believed to have the sources."""
+        periodic = tuple(PeriodicScript(name=name, hash=script_hash(text)) for name, text in scripts)
+        self.deliver(Standing(node=self.node, offset=offset, roles=("cpu",), periodic=periodic))
 
     def deliver(self, delivery: RunJob | StopJob | Standing, via: str = "node") -> None:
         assert self.try_deliver(delivery, via), f"the node {self.node} has no inbox for {via}"
@@ -248,23 +255,36 @@ class AgentThread:
 
 
 class AgentProcess:
-    """An agent as a process of its own, to be killed."""
+    """An agent as a process of its own, to be killed. `said` is its log so far, one JSON text per line."""
 
-    def __init__(self, player: Player, data: Path, *, roles: Iterable[str] = ("cpu",), log: Path | None = None) -> None:
+    def __init__(self, player: Player, data: Path, *, roles: Iterable[str] = ("cpu",)) -> None:
         self.data = data
+        self.said: list[str] = []
         command = [sys.executable, "-m", "tests.agents", str(player.folder), str(data), player.node, *roles]
-        with (log or data.with_suffix(".log")).open("ab") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as log:
+            self.said += iter(log.readline, "")
+
+    def has_said(self, action: str) -> bool:
+        return any(f'"action": "{action}"' in line for line in self.said)
 
     def kill(self) -> None:
         """SIGKILL to the agent alone: its workers must notice by themselves."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(SOON)
+        self._listener.join(SOON)
 
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        code = self.process.wait(60)
+        self._listener.join(SOON)
+        return code
 
     def marks(self) -> dict[str, str]:
         return marks_in(self.data)
@@ -280,7 +300,7 @@ def marks_in(data: Path) -> dict[str, str]:
 
 def main() -> None:
     folder, data, node, *roles = sys.argv[1:]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    set_up("agent", "json")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     bus = EmbeddedBus(folder, f"node.{node}")
