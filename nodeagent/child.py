@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from nodeagent.outcome import MAX_ERROR, MAX_TRACEBACK, shortened
-from nodeagent.processes import JOB_MARK, die_with_parent
+from nodeagent.processes import JOB_MARK, WORKER_MARK, die_with_parent
 from nodeagent.tracebacks import of_exception
 from nodeagent.work import Work
 
@@ -154,6 +154,7 @@ def _read_exactly(gate: int, size: int) -> bytes:
 
 def _take_job(job: Assignment) -> None:
     work = job.work
+    os.environ.pop(WORKER_MARK, None)
     os.environ.update(work.env)
     os.environ.update({JOB_MARK: work.job_id, "FLEETBUS_NODE_ID": work.node_id, "FLEETBUS_ACTOR": work.actor})
     lines = work.source.splitlines(keepends=True)

@@ -13,8 +13,10 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
-#: Every process of a job has its id in its environment under this name.
+#: Every process of a job has its id in its environment under this name, and if it was only forked, its worker's name.
+#: (What can be seen of a process's environment from outside is what it was executed with.)
 JOB_MARK = "FLEETBUS_JOB_ID"
+WORKER_MARK = "FLEETBUS_WORKER"
 
 #: Seconds between two looks whether a killed process is gone.
 _LOOK = 0.002
@@ -70,30 +72,37 @@ def kill_group(pgid: int, leader_stamp: str) -> bool:
     if found is not None or not leader_stamp.startswith(_boot_id()):
         return False
     members = [pid for pid in _pids() if (fields := _stat(pid)) and int(fields[2]) == pgid]
-    return _kill_marked(members, f"{JOB_MARK}=")
+    return _kill_all(members, f"{JOB_MARK}=", f"{WORKER_MARK}=")
 
 
 def kill_marked(job_id: str) -> bool:
-    """Kill every process that has the job's id in its environment, wherever it went. True if anything was killed.
-
-    A process shows the environment that it was executed with: one that was only forked is not found this way.
-    """
-    return _kill_marked((pid for pid in _pids() if pid != os.getpid()), f"{JOB_MARK}={job_id}\0")
+    """Kill every process that was executed by the job, wherever it went. True if anything was killed."""
+    return _kill_all(_others(), f"{JOB_MARK}={job_id}\0")
 
 
-def _kill_marked(pids: Iterable[int], mark: str) -> bool:
-    killed = [_kill_if_marked(pid, mark) for pid in pids]
+def kill_workers_own(worker: str) -> bool:
+    """Kill every process that a worker with this name forked, wherever it went. True if anything was killed."""
+    return _kill_all(_others(), f"{WORKER_MARK}={worker}\0")
+
+
+def _others() -> Iterator[int]:
+    return (pid for pid in _pids() if pid != os.getpid())
+
+
+def _kill_all(pids: Iterable[int], *marks: str) -> bool:
+    killed = [_kill_if_marked(pid, marks) for pid in pids]
     return any(killed)
 
 
-def _kill_if_marked(pid: int, mark: str) -> bool:
+def _kill_if_marked(pid: int, marks: Iterable[str]) -> bool:
     try:
         # the descriptor makes sure that the process looked at is the process killed
         handle = os.pidfd_open(pid)
     except OSError:
         return False
     try:
-        if f"\0{mark}".encode() not in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
+        environment = b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+        if not any(f"\0{mark}".encode() in environment for mark in marks):
             return False
         signal.pidfd_send_signal(handle, signal.SIGKILL)
         return True

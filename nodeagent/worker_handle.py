@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from events.telemetry import Line
 from nodeagent.messages import StopReason
 from nodeagent.output import Output
-from nodeagent.processes import kill_group, kill_marked
+from nodeagent.processes import WORKER_MARK, kill_group, kill_marked, kill_workers_own
 from nodeagent.work import Started, Work
 
 
@@ -41,12 +41,6 @@ class PoolJob(Struct, eq=False):
         size = sum(len(line.text.encode(errors="replace")) + 1 for line in self.head)
         return Output(lines=len(self.head), size=size, head=tuple(self.head))
 
-    def kill(self) -> None:
-        """What its dead worker would have done: kill whatever the job has started, wherever it went."""
-        if self.started:
-            kill_group(self.started.pgid, self.started.stamp)
-        kill_marked(self.work.job_id)
-
 
 class WorkerHandle:
     """Starts a worker for a queue. `deadline` and `warm_since` in seconds, monotonic."""
@@ -66,8 +60,7 @@ class WorkerHandle:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             cwd=Path(__file__).parents[1],
-            # what the agent is told by its environment (addresses, passwords) is none of the jobs' business
-            env={key: value for key, value in os.environ.items() if not key.startswith("FLEETBUS_")},
+            env={**_environment(), WORKER_MARK: name},
             start_new_session=True,
             bufsize=0,
         )
@@ -87,9 +80,22 @@ class WorkerHandle:
     def kill(self) -> None:
         self._process.kill()
 
+    def kill_remains(self) -> None:
+        """What a worker does that is not dead: kill whatever its job has started, wherever it went."""
+        if self.job:
+            if self.job.started:
+                kill_group(self.job.started.pgid, self.job.started.stamp)
+            kill_marked(self.job.work.job_id)
+            kill_workers_own(self.name)
+
     def close(self) -> None:
         """Take leave of a worker that is dead or about to be."""
         self._process.wait()
         os.close(self.handle)
         if self._process.stdin:
             self._process.stdin.close()
+
+
+def _environment() -> dict[str, str]:
+    """What the agent is told by its environment (addresses, passwords) is none of the jobs' business."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("FLEETBUS_")}

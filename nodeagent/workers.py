@@ -409,7 +409,7 @@ class WorkerPool:
                 self._inherit(worker, worker.job)
 
     def _inherit(self, worker: WorkerHandle, job: PoolJob) -> None:
-        job.kill()
+        worker.kill_remains()
         if job.stopping == "cancelled":
             self._finish(job, Cancelled())
         elif worker.overdue and job.gone:
@@ -436,8 +436,7 @@ class WorkerPool:
         for worker in self._workers.values():
             worker.kill()
             worker.close()
-            if worker.job:
-                worker.job.kill()
+            worker.kill_remains()
         self._workers.clear()
         self._socket.close()
         self._context.term()

@@ -565,7 +565,7 @@ def test_a_killed_worker_fails_its_job_leaves_nothing_and_is_replaced(pool: Pool
     assert outcome.error == "the worker of this job died (signal 9)"
     wait_until(lambda: pool.workers() and worker not in pool.workers(), deadline=2, what="another worker")
     assert pool.end_of(job).output.head[0].text  # what it had printed is not lost
-    wait_until_gone(*pids[:2])
+    wait_until_gone(*pids)
     assert pool.result("def action(): return 1") == 1
 
 
@@ -685,6 +685,22 @@ def test_nothing_of_a_job_survives_a_kill_9_of_the_agent() -> None:
         holder.kill()
     wait_until_gone(*pids)
     wait_until(lambda: not Path(directory).exists(), deadline=PATIENCE, what="its directory to go")
+
+
+@pytest.mark.chaos
+def test_a_job_does_not_outlive_its_worker_even_if_the_agent_cannot_see_to_it() -> None:
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen([sys.executable, "-c", HOLDER.format(root=root)], stdout=subprocess.PIPE, cwd=root) as holder:
+        assert holder.stdout
+        *pids, job, worker, _ = holder.stdout.readline().decode().split()
+        try:
+            holder.send_signal(signal.SIGSTOP)
+            os.kill(int(worker), signal.SIGKILL)
+            wait_until_gone(int(job))
+        finally:
+            holder.kill()
+            for pid in pids:
+                os.kill(int(pid), signal.SIGKILL)
 
 
 # ---------------------------------------------------------------------- groups of the dead
