@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -692,15 +693,17 @@ def test_a_job_does_not_outlive_its_worker_even_if_the_agent_cannot_see_to_it() 
     root = str(Path(__file__).parents[2])
     with subprocess.Popen([sys.executable, "-c", HOLDER.format(root=root)], stdout=subprocess.PIPE, cwd=root) as holder:
         assert holder.stdout
-        *pids, job, worker, _ = holder.stdout.readline().decode().split()
+        *pids, job, worker, directory = holder.stdout.readline().decode().split()
         try:
             holder.send_signal(signal.SIGSTOP)
             os.kill(int(worker), signal.SIGKILL)
             wait_until_gone(int(job))
         finally:
             holder.kill()
-            for pid in pids:
-                os.kill(int(pid), signal.SIGKILL)
+            shutil.rmtree(directory)
+            for pid in map(int, [*pids, job]):
+                if is_running(pid):
+                    os.kill(pid, signal.SIGKILL)
 
 
 # ---------------------------------------------------------------------- groups of the dead
