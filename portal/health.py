@@ -7,13 +7,15 @@ from portal import VERSION
 from portal.api.shapes import Check, Health
 from portal.hub import LogState
 from portal.parts import Parts
-from portal.views import Position
+from projections.freshness import ViewStatus
 from projections.osis.errors import OsisError
 
 #: Records that the views may be behind, and seconds that log time may be old, before it is called degraded.
 #: The holder of the seat writes a tick when 30 seconds pass without another fact.
 LAG_RECORDS = 1_000
 LOG_TIME_SECONDS = 90.0
+#: Who writes the views says something every few seconds.
+RUNNER_SECONDS = 30.0
 
 _ORDER = {"ok": 0, "degraded": 1, "failing": 2}
 
@@ -22,10 +24,10 @@ def look(parts: Parts) -> Health:
     """Asks everything; blocking."""
     state, now = parts.hub.state, parts.now()
     checks = [_bus(parts), _log(state), _seat(state, now)]
-    position: Position | None = None
+    status: ViewStatus | None = None
     try:
-        position = parts.views.read_position()
-        checks += [_documents(), _views(position, state), _set_aside(position)]
+        status = parts.views.status()
+        checks += [Check(name="documents", status="ok", detail="answer"), _views(status, state, now), _folds(status)]
     except OsisError as error:
         checks.append(Check(name="documents", status="failing", detail=str(error)))
     checks += [_ping("series", parts.series), _ping("live", parts.live)]
@@ -40,27 +42,34 @@ def look(parts: Parts) -> Health:
             "time": state.log_time,
             "not_admitted": {"bad": state.bad, "void": state.void, "duplicate": state.duplicate},
         },
-        views=_describe(position, state) if position else {},
+        views=_describe(status, state) if status else {},
         seat={"holder": state.holder, "token": state.token, "log_time_age": _age(state, now)},
     )
 
 
-def _describe(position: Position, state: LogState) -> dict[str, Any]:
+def _describe(status: ViewStatus, state: LogState) -> dict[str, Any]:
     return {
-        "namespace": position.namespace,
-        "log": position.log,
-        "next_offset": position.next_offset,
-        "lag": max(0, state.next_offset - position.next_offset),
-        "time": position.time,
-        "diverged": diverged(position, state),
-        "set_aside": position.set_aside,
+        "generation": status.generation,
+        "log": status.log,
+        "next_offset": status.next_offset,
+        "lag": max(0, state.next_offset - status.next_offset),
+        "time": status.log_time,
+        "written_at": status.at,
+        "diverged": diverged(status, state),
+        "set_aside": status.set_aside,
+        "versions": status.views,
+        "doing": status.doing,
+        "why": status.why,
+        "heard_at": status.heard_at,
     }
 
 
-def diverged(position: Position, state: LogState) -> str:
+def diverged(status: ViewStatus, state: LogState) -> str:
     """Why the views do not belong to the log that the portal reads; "" when they do, or while it is not read yet."""
-    if position.log and state.log and position.log != state.log:
-        return f"the views are of log {position.log}, this is log {state.log}"
+    if status.diverged:
+        return status.diverged
+    if status.log and state.log and status.log != state.log:
+        return f"the views are of log {status.log}, this is log {state.log}"
     return ""
 
 
@@ -90,24 +99,26 @@ def _seat(state: LogState, now: datetime) -> Check:
     return Check(name="seat", status="ok", detail=f"held by {state.holder}")
 
 
-def _documents() -> Check:
-    return Check(name="documents", status="ok", detail="answer")
-
-
-def _views(position: Position, state: LogState) -> Check:
-    if why := diverged(position, state):
+def _views(status: ViewStatus, state: LogState, now: datetime) -> Check:
+    if why := diverged(status, state):
         return Check(name="views", status="failing", detail=f"log diverged: {why}")
-    if not position.log:
-        return Check(name="views", status="degraded", detail="there are none yet; start `fleetbus projections`")
-    lag = state.next_offset - position.next_offset
+    silent = None if status.heard_at is None else (now - status.heard_at).total_seconds()
+    if silent is None or silent > RUNNER_SECONDS:
+        heard = (
+            "nobody writes them yet" if silent is None else f"nothing was heard of who writes them for {silent:.0f} s"
+        )
+        return Check(name="views", status="degraded", detail=f"{heard}; start `fleetbus projections`")
+    if not status.log:
+        return Check(name="views", status="degraded", detail=status.why or "there are none yet; they are being made")
+    lag = max(0, state.next_offset - status.next_offset)
     if lag > LAG_RECORDS:
-        return Check(name="views", status="degraded", detail=f"{lag:,} records behind the log")
-    return Check(name="views", status="ok", detail=f"at offset {position.next_offset:,}, {max(0, lag):,} behind")
+        return Check(name="views", status="degraded", detail=f"{lag:,} records behind the log. {status.why}".strip())
+    return Check(name="views", status="ok", detail=f"at offset {status.next_offset:,}, {lag:,} behind")
 
 
-def _set_aside(position: Position) -> Check:
-    if position.set_aside:
-        detail = f"{position.set_aside:,} events could not be folded and were passed over"
+def _folds(status: ViewStatus) -> Check:
+    if status.set_aside:
+        detail = f"{status.set_aside:,} documents went on without an event that a projection failed on"
         return Check(name="folds", status="degraded", detail=detail)
     return Check(name="folds", status="ok", detail="no event was set aside")
 

@@ -12,6 +12,7 @@ from portal.hub import Hub, parse_position
 from portal.offload import Offload
 from portal.problems import Problem, bad_request, gone
 from projections.admission_store import LIVE, Unsettled, load_admission, read_checkpoint
+from projections.freshness import ViewStatus, view_status
 from projections.osis.documents import Documents, Namespace
 
 #: Seconds that `at_least` waits at most.
@@ -32,8 +33,6 @@ class Position(Struct, frozen=True, kw_only=True):
     next_offset: int = 0
     #: Log time there.
     time: datetime | None = None
-    #: Steps that a projection failed on and passed over.
-    set_aside: int = 0
 
 
 def read_position(documents: Documents) -> Position:
@@ -48,7 +47,6 @@ def read_position(documents: Documents) -> Position:
         log=saved.checkpoint.log,
         next_offset=saved.checkpoint.next_offset,
         time=saved.head.log_time,
-        set_aside=namespace.count("set_aside"),
     )
 
 
@@ -86,6 +84,10 @@ class Views:
     def read_position(self) -> Position:
         """Where the live views are, read now."""
         return read_position(self._documents)
+
+    def status(self) -> ViewStatus:
+        """All that is known of the live views and of who writes them."""
+        return view_status(self._documents)
 
     def live(self) -> Namespace:
         return self._documents.namespace(self.position().namespace)

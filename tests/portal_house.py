@@ -17,7 +17,6 @@ from uuid import uuid4
 import httpx
 from msgspec import Struct
 
-from bus.checkpoint import log_id, resume
 from bus.clock import SystemClock
 from bus.embedded import EmbeddedBus
 from bus.errors import Closed
@@ -33,14 +32,12 @@ from events.telemetry import Heartbeat, Line, Output
 from handlers.loop import run_handlers
 from portal.accounts import Accounts
 from portal.server import run_portal
-from projections import generation
 from projections.osis.documents import Documents
 from projections.osis.memory_live import MemoryLive
-from projections.osis.series import Measurement
 from projections.osis.sqlite_documents import SqliteDocuments
 from projections.osis.sqlite_series import SqliteSeries
-from projections.registry import PROJECTIONS as ALL
-from projections.writer import Writer
+from projections.service import run_projections
+from projections.telemetry import MEASUREMENTS
 from tests.waiting import wait_until
 
 #: Seconds that anything here may take on a busy machine.
@@ -59,7 +56,7 @@ class House:
     def __init__(self, folder: Path, *, decides: bool = True, views: bool = True) -> None:
         self.folder = folder
         self.documents: Documents = SqliteDocuments(folder / "views.db")
-        self.series = SqliteSeries(folder / "series.db", [Measurement("node", ("node",), 86_400.0)])
+        self.series = SqliteSeries(folder / "series.db", MEASUREMENTS)
         self.live = MemoryLive()
         self.bus = EmbeddedBus(folder / "bus", PORTAL)
         self.token = ""
@@ -68,8 +65,6 @@ class House:
         self._decides, self._has_views = decides, views
         self._stops: list[Callable[[], None]] = []
         self.agents: dict[str, Agent] = {}
-        #: Whoever holds it keeps the views where they are.
-        self.views_stand_still = threading.Lock()
 
     def __enter__(self) -> Self:
         accounts = Accounts(self.documents)
@@ -78,7 +73,7 @@ class House:
         if self._decides:
             self._thread("handlers", self._handlers)
         if self._has_views:
-            self._thread("views", self._views)
+            self.stop_views = self.start_views()
         self.start_portal()
         if self._decides:
             self.wait(lambda: self.api.get("/health").json()["seat"].get("holder"), "the seat")
@@ -137,7 +132,7 @@ class House:
         self._stops.pop()()
         self.start_portal()
 
-    def _thread(self, name: str, run: Callable[[threading.Event], None]) -> None:
+    def _thread(self, name: str, run: Callable[[threading.Event], None]) -> Callable[[], None]:
         stop = threading.Event()
         thread = threading.Thread(target=run, args=(stop,), name=name)
         thread.start()
@@ -148,6 +143,7 @@ class House:
             assert not thread.is_alive(), f"{name} does not stop"
 
         self._stops.append(end)
+        return end
 
     def _handlers(self, stop: threading.Event) -> None:
         with contextlib.closing(EmbeddedBus(self.folder / "bus", HANDLERS)) as bus:
@@ -155,36 +151,11 @@ class House:
 
     def _views(self, stop: threading.Event) -> None:
         with contextlib.closing(EmbeddedBus(self.folder / "bus", PROJECTIONS)) as bus:
-            name = generation.live(self.documents)
-            namespace = (
-                self.documents.namespace(name)
-                if name
-                else generation.begin(self.documents, datetime.now(UTC), "a test")
-            )
-            writer = Writer(namespace, ALL, SystemClock())
-            writer.load()
-            writer.declare(indexes=True)
-            first = bus.stream("log").first()
-            assert first is not None
-            log = log_id(first)
-            reader = (
-                resume(bus.stream("log"), writer.checkpoint)
-                if writer.checkpoint
-                else bus.stream("log").read_from("first")
-            )
-            with contextlib.suppress(Closed), reader:
-                while not stop.is_set():
-                    with self.views_stand_still:
-                        records = reader.read(500, 0.05)
-                        if records:
-                            writer.write(records, log)
-                            self._go_live(namespace.name)
-                    # lets somebody else have the lock
-                    stop.wait(0.001)
+            run_projections(bus, self.documents, self.series, SystemClock(), stop)
 
-    def _go_live(self, name: str) -> None:
-        if generation.live(self.documents) != name:
-            generation.swap(self.documents, name)
+    def start_views(self) -> Callable[[], None]:
+        """Starts what writes the views; returns what stops it."""
+        return self._thread("views", self._views)
 
     # clients
 

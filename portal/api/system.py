@@ -38,7 +38,7 @@ class MetricsResource:
 
     def _measure(self) -> bytes:
         parts, metrics, state = self._parts, self._parts.metrics, self._parts.hub.state
-        position = parts.views.read_position()
+        status = parts.views.status()
         metrics.commands.set(parts.commands.sent)
         metrics.watchers.set(parts.hub.watchers)
         metrics.slow_watchers.set(parts.hub.slow_watchers)
@@ -48,10 +48,10 @@ class MetricsResource:
             metrics.log_age.set((parts.now() - state.log_time).total_seconds())
         for verdict, count in (("bad", state.bad), ("void", state.void), ("duplicate", state.duplicate)):
             metrics.refused.labels(verdict).set(count)
-        metrics.views_offset.set(position.next_offset)
-        metrics.views_lag.set(max(0, state.next_offset - position.next_offset))
-        metrics.views_diverged.set(bool(diverged(position, state)))
-        metrics.set_aside.set(position.set_aside)
+        metrics.views_offset.set(status.next_offset)
+        metrics.views_lag.set(max(0, state.next_offset - status.next_offset))
+        metrics.views_diverged.set(bool(diverged(status, state)))
+        metrics.set_aside.set(status.set_aside)
         live = parts.views.live()
         for name in ("online", "offline", "joined"):
             metrics.nodes.labels(name).set(live.count("nodes", Eq("state", name)))

@@ -3,6 +3,7 @@
 The result is read with care: it comes from a machine, and another version of the script may say more or less.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -24,6 +25,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     job: str
     at: str
     system: list[Fact]
+    filesystems: list[Fact]
     disks: list[Fact]
     nics: list[Fact]
     #: The whole result, for what has no row.
@@ -38,6 +40,7 @@ def read_facts(job: dict[str, Any]) -> Facts:
         job=job["id"],
         at=str(job.get("ended_at") or ""),
         system=list(_system(said)),
+        filesystems=[_disk(one) for one in _dicts(said.get("filesystems"))],
         disks=[_disk(one) for one in _dicts(said.get("disks"))],
         nics=[_nic(one) for one in _dicts(said.get("nics"))],
         raw=result,
@@ -51,16 +54,30 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def _system(said: dict[str, Any]) -> list[Fact]:
-    rows = []
+#: Subjects with rows of their own, and what is old as soon as it is said.
+_NOT_SYSTEM = frozenset({"disks", "filesystems", "nics", "uptime_seconds"})
+
+
+def _system(said: dict[str, Any]) -> Iterator[Fact]:
     for name, value in said.items():
-        if name in {"disks", "nics"}:
+        if name in _NOT_SYSTEM:
             continue
         if isinstance(value, dict):
-            rows.append(Fact(_label(name), ", ".join(_part(key, one) for key, one in value.items() if _plain(one))))
-        elif _plain(value):
-            rows.append(Fact(_label(name), _value(name, value)))
-    return [row for row in rows if row.value]
+            text = ", ".join(_part(key, one) for key, one in value.items() if _plain(one) and one != "")
+            if text:
+                yield Fact(_label(name), text, _share(value))
+        elif _plain(value) and value != "":
+            yield Fact(_label(name), _value(name, value))
+
+
+def _share(said: dict[str, Any]) -> float | None:
+    """How full something is, if it says so."""
+    total, used, free = (said.get(name) for name in ("total_bytes", "used_bytes", "available_bytes"))
+    if not isinstance(total, int | float) or total <= 0:
+        return None
+    if isinstance(used, int | float):
+        return used / total
+    return (total - free) / total if isinstance(free, int | float) else None
 
 
 def _plain(value: Any) -> bool:
@@ -98,12 +115,10 @@ def _disk(said: dict[str, Any]) -> Fact:
     name = str(_first(said, "mountpoint", "mount", "path", "name", "device") or "disk")
     total = _first(said, "total_bytes", "size_bytes", "total", "size")
     used = _first(said, "used_bytes", "used")
-    kind = _first(said, "fstype", "type")
+    about = [str(one) for one in (said.get("fstype"), said.get("model")) if one]
     if isinstance(total, int | float) and isinstance(used, int | float) and total > 0:
-        return Fact(
-            name, f"{wording.size(used)} of {wording.size(total)}" + (f", {kind}" if kind else ""), used / total
-        )
-    return Fact(name, wording.size(total) if isinstance(total, int | float) else str(kind or ""))
+        return Fact(name, ", ".join([f"{wording.size(used)} of {wording.size(total)}", *about]), used / total)
+    return Fact(name, ", ".join([*([wording.size(total)] if isinstance(total, int | float) else []), *about]))
 
 
 def _nic(said: dict[str, Any]) -> Fact:
@@ -117,4 +132,6 @@ def _nic(said: dict[str, Any]) -> Fact:
     mac = said.get("mac")
     if mac and str(mac) not in texts:
         texts.append(str(mac))
+    if said.get("up") is False:
+        texts.append("down")
     return Fact(name, "  ".join(texts))
