@@ -52,7 +52,7 @@ def copy(source: EmbeddedBus, target_url: str) -> dict[str, int]:
     """Copies, and returns how many records each stream has now. Raises `Failure`, and the errors of the bus."""
     topology.declare(target_url)
     with _undecided(source), closing(Connection(target_url)) as connection:
-        publisher = Publisher(connection, EXCHANGE, mandatory=False)
+        publisher = Publisher(connection, EXCHANGE)
         try:
             return {name: _copy_stream(name, source, connection, publisher) for name in STREAMS}
         finally:
@@ -129,7 +129,8 @@ def _send(records: list[Record], send: Send) -> None:
     futures = [send(record) for record in records]
     for future in futures:
         try:
-            future.result()
+            if not future.result():
+                raise Failure("the broker took a record, but no stream did; is somebody deleting the streams?")
         except BusError as error:
             if "user_id" in str(error):
                 raise NotReached(

@@ -18,7 +18,7 @@ _SHOWN = frozenset({"token_hash", "seattoken"})
 _QUIET = ("pika", "urllib3", "httpx", "httpcore", "pymongo", "asyncio", "amqp", "kombu")
 
 
-def set_up(service: str, form: str = "auto") -> None:
+def set_up(service: str, form: str = "auto", level: int = logging.INFO) -> None:
     """Sends all logs of this process to stderr. `form`: `console`, `json`, or `auto` (console on a terminal)."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -30,17 +30,22 @@ def set_up(service: str, form: str = "auto") -> None:
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=_factory,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*_last_steps(console)])
     )
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.captureWarnings(capture=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger(name).level))
+
+
+def only_trouble(command: str) -> None:
+    """For commands that do what services do: their answer is for stdout, and of the parts only warnings are heard."""
+    set_up(command, level=logging.WARNING)
 
 
 def _factory(*names: Any) -> logging.Logger:

@@ -31,8 +31,9 @@ def copy(*, out: Printer, source: str, target: str) -> None:
     from bus.embedded import EmbeddedBus
     from bus.errors import BadUrl, BusError
     from events.actors import HANDLERS
-    from fleetbus import logcopy
+    from fleetbus import logcopy, logs
 
+    logs.only_trouble("log copy")
     _check("FROM", source, "sqlite")
     _check("TO", target, "amqp", "amqps")
     folder = Path(unquote(urlsplit(source).path))

@@ -30,7 +30,7 @@ def replay(*, out: Printer, data: str | None, until: str | None, names: Sequence
     import msgspec
 
     from bus.errors import BadUrl, BusError
-    from fleetbus import wiring
+    from fleetbus import logs, wiring
     from fleetbus.progress import progress
     from fleetbus.settings import masked
     from projections.generation import Dropped
@@ -39,6 +39,7 @@ def replay(*, out: Printer, data: str | None, until: str | None, names: Sequence
     from projections.replay import ReplayRefused
     from projections.replay import replay as run
 
+    logs.only_trouble("replay")
     last = None if until is None else _moment(until)
     try:
         with wiring.log_and_views(_settings(data)) as (bus, documents), progress("replay") as tell:

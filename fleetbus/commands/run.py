@@ -217,10 +217,9 @@ def attached(api: "Api", id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(
-            f"\nleft it running: {id}\n  `fleetbus job wait {id}` comes back to it; Ctrl-C again cancels it", err=True
-        )
         try:
+            click.echo(f"\nleft it running: {id}", err=True)
+            click.echo(f"  `fleetbus job wait {id}` comes back to it; Ctrl-C again cancels it", err=True)
             time.sleep(SECOND_THOUGHT)
         except KeyboardInterrupt:
             api.send("POST", f"/jobs/{id}/cancel", id=new_id())

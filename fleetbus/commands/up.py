@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from fleetbus import credentials, status
+from fleetbus import credentials, logs, status
 from fleetbus.address import check_free, url_of
 from fleetbus.commands.options import data_option
 from fleetbus.credentials import Fleet
@@ -38,6 +38,7 @@ LOOK_EVERY = 0.2
 @click.option("--no-agent", is_flag=True, help="Do not make this machine a node.")
 def up(data: str | None, host: str | None, port: int | None, no_agent: bool) -> None:
     """Run all of fleetbus on this machine, without any server. Ctrl-C stops it."""
+    logs.only_trouble("up")
     settings = from_environment()
     folder = DataFolder(Path(data).expanduser() if data else settings.data or default_data())
     host, port = host or settings.host, port or settings.port

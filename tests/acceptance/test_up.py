@@ -134,7 +134,7 @@ def test_an_agent_that_is_killed_comes_back_and_says_what_became_of_its_job(own_
     assert running.returncode == 1, err
     job = json.loads(out)
     assert job["state"] == "failed"
-    assert "restart" in job["failure"]["error"]
+    assert "agent" in job["failure"]["error"]
     assert mark.read_text() == "ran\n"
     assert own_house.run("run", "facts").returncode == 0
 
