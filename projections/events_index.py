@@ -107,8 +107,9 @@ EVENTS = EntryProjection(
         ("type", "-offset"),
         ("subject", "-offset"),
         ("actor", "-offset"),
-        ("correlation", "-offset"),
-        ("causation", "-offset"),
+        # a story is read from its beginning
+        ("correlation", "offset"),
+        ("causation", "offset"),
         ("verdict", "-offset"),
     ),
     ttl=Ttl("logged_at", retention.EVENTS),

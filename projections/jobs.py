@@ -408,6 +408,8 @@ JOBS = Projection(
         ("node", "-submitted_at"),
         ("script", "-submitted_at"),
         ("batch", "state"),
+        ("retry_of",),
+        ("-ended_at",),
     ),
     ttl=Ttl("ended_at", retention.JOBS),
 )
