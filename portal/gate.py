@@ -45,9 +45,13 @@ class Gate:
         self._offload = offload
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
-        req.context.identity = await self._identify(req)
-        if req.context.identity is None and not getattr(resource, "public", False):
+        who = req.context.identity = await self._identify(req)
+        if getattr(resource, "public", False):
+            return
+        if who is None:
             _refuse(req)
+        elif who.csrf and req.path.startswith(API) and req.method not in SAFE_METHODS:
+            check_csrf(who.csrf, req.get_header("X-CSRF-Token") or "")
 
     async def process_response(self, req: Request, resp: Response, resource: object, succeeded: bool) -> None:
         for name, value in HEADERS.items():
@@ -60,10 +64,7 @@ class Gate:
         if scheme.lower() == "bearer":
             return await self._offload(self._accounts.by_token, secret.strip())
         secret = cookie(req, COOKIE)
-        identity = await self._offload(self._accounts.by_session, secret) if secret else None
-        if identity is not None and req.path.startswith(API) and req.method not in SAFE_METHODS:
-            check_csrf(identity.csrf, req.get_header("X-CSRF-Token") or "")
-        return identity
+        return await self._offload(self._accounts.by_session, secret) if secret else None
 
 
 def _refuse(req: Request) -> None:

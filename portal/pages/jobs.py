@@ -14,6 +14,7 @@ from portal.lists import JOB_STATES, UNFINISHED, Document
 from portal.pages.charts import Segment, timeline
 from portal.pages.nodes import plain
 from portal.pages.page import Page
+from portal.pages.results import blocks_of
 from portal.pages.wording import duration, parse_moment, words
 from portal.problems import unprocessable
 from portal.queries import JobQuery
@@ -73,13 +74,14 @@ class JobPage(Page):
         job = document(parts, "job", "jobs", id)
         version = parts.views.get("script_versions", str(job.get("hash") or "")) or {}
         retries = parts.lists.jobs(JobQuery(retry_of=id, limit=10)).items
-        stretches = segments(job, parts.now())
+        stretches, result = segments(job, parts.now()), self._result(job)
         return {
             "as_of": job["as_of"],
             "job": job,
             "unfinished": job.get("state") in UNFINISHED,
             "source": version.get("source", ""),
-            "result": self._result(job),
+            "result": result,
+            "blocks": blocks_of(result),
             "output": self._output(job),
             "retries": retries,
             "segments": stretches,

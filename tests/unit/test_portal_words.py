@@ -14,6 +14,7 @@ from portal.pages.charts import Line, Segment
 from portal.pages.facts import read_facts
 from portal.pages.highlight import json_html, python_html
 from portal.pages.page import safe_path
+from portal.pages.results import blocks_of
 from portal.pages.run import rollout_of, target_of
 from portal.problems import Problem
 from portal.queries import EventQuery, JobQuery, events, jobs, moment, needs_check
@@ -158,6 +159,30 @@ def test_facts_say_numbers_in_words() -> None:
     said = {"hostname": "n1", "cpu": {"count": 16, "model": "EPYC"}, "memory_total_bytes": 67_318_542_336}
     rows = {fact.name: fact.value for fact in read_facts({"id": "j", "result": said}).system}
     assert rows == {"hostname": "n1", "cpu": "count 16, EPYC", "memory total": "67.3 GB"}
+
+
+def test_results_become_rows_and_tables_where_their_shape_allows() -> None:
+    found = blocks_of(
+        {
+            "count": 2,
+            "load": {"one_percent": 12.5},
+            "processes": [{"pid": 1, "memory_bytes": 2_000_000}, {"pid": 2, "name": "<b>"}],
+        }
+    )
+    assert [(block.kind, block.title) for block in found] == [("rows", ""), ("rows", "load"), ("table", "processes")]
+    assert found[1].rows == [["one %", "12.5"]]
+    assert found[2].head == ["pid", "memory", "name"]
+    assert found[2].rows == [["1", "2.0 MB", ""], ["2", "", "<b>"]]
+
+
+@pytest.mark.parametrize("result", [None, 7, "text", [], {}, [1, 2], {"a": {"b": {"c": 1}}}, [{"a": [{"b": 1}]}]])
+def test_results_of_other_shapes_stay_json(result: Any) -> None:
+    assert blocks_of(result) == []
+
+
+def test_long_tables_are_cut_and_say_so() -> None:
+    (table,) = blocks_of([{"n": n} for n in range(500)])
+    assert (len(table.rows), table.left_out) == (200, 300)
 
 
 @pytest.fixture
