@@ -143,7 +143,14 @@ def seconds(value: float | None) -> str:
         return ""
     if value < 100:
         return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
+    return age(value)
+
+
+def age(value: float) -> str:
+    """A time that goes by, in whole seconds."""
+    minutes, rest = divmod(int(value), 60)
+    if not minutes:
+        return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fleetbus.output import console, seconds
+from fleetbus.output import age, console
 from fleetbus.startup import Startup
 from fleetbus.supervisor import Child
 
@@ -59,10 +59,11 @@ class Plain:
 
 
 class Drawn:
-    """A table that is drawn anew."""
+    """A table that is drawn anew when it changed, once a second at most for the time that goes by."""
 
     def __init__(self) -> None:
-        self._live = Live(console=console(), refresh_per_second=4)
+        self._live = Live(console=console(), auto_refresh=False)
+        self._drawn: object = None
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -72,20 +73,31 @@ class Drawn:
         self._live.stop()
 
     def show(self, children: Sequence[Child], startup: Startup) -> None:
+        rows = [_row(child) for child in children]
+        stage = _stage(startup)
+        if (rows, stage) == self._drawn:
+            return
+        self._drawn = (rows, stage)
         table = Table.grid(padding=(0, 3, 0, 0))
-        for child in children:
-            again = f"started again {child.restarts} times" if child.restarts else ""
-            pid = f"process {child.pid}" if child.pid else ""
-            age = seconds(time.monotonic() - child.started_at) if child.pid else ""
-            table.add_row(child.name, Text(child.state, style=_STYLES[child.state]), pid, age, again)
-        stage = Text(_stage(startup), style="bold" if startup.ready.is_set() else "dim")
-        self._live.update(Group(Text(), table, Text(), stage, Text("Ctrl-C stops everything", style="dim")))
+        for child, row in zip(children, rows, strict=True):
+            name, state, *rest = row
+            table.add_row(name, Text(state, style=_STYLES[child.state]), *rest)
+        hint = "`fleetbus run facts` in another terminal; Ctrl-C here stops everything"
+        shown = Text(stage, style="bold" if startup.ready.is_set() else "dim")
+        self._live.update(Group(Text(), table, Text(), shown, Text(hint, style="dim")), refresh=True)
 
     def happened(self, child: Child) -> None:
         self._live.console.print(Text(_event(child), style=_STYLES[child.state]))
 
     def stopping(self) -> None:
         self._live.console.print("stopping")
+
+
+def _row(child: Child) -> tuple[str, ...]:
+    if not child.pid:
+        return child.name, child.state, "", "", ""
+    again = f"started again {child.restarts} times" if child.restarts > 1 else "started again" if child.restarts else ""
+    return child.name, child.state, f"process {child.pid}", age(time.monotonic() - child.started_at), again
 
 
 def for_terminal() -> Status:
