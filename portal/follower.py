@@ -69,7 +69,8 @@ class Follower:
             except (BusError, OsisError) as error:
                 log.warning("the log cannot be followed", action="follow", error=str(error))
                 self._stop.wait(RETRY_SECONDS)
-            except RuntimeError as error:
+            except Exception as error:
+                # without this thread nobody would hear of an outcome again
                 if self._stop.is_set() or (self._loop and self._loop.is_closed()):
                     return
                 log.exception("the follower failed", action="follow", error=str(error))

@@ -81,7 +81,9 @@ class Tails:
                         start = records[-1].next_offset if records else start
             except Closed:
                 return
-            except BusError as error:
+            except Exception as error:
+                if not isinstance(error, BusError):
+                    log.exception("the follower of telemetry failed", action="follow")
                 log.warning("telemetry cannot be followed", action="follow", error=str(error))
                 self._stop.wait(RETRY_SECONDS)
 

@@ -6,9 +6,10 @@ with House(tmp_path) as house:
 """
 
 import contextlib
+import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +21,7 @@ from msgspec import Struct
 from bus.clock import SystemClock
 from bus.embedded import EmbeddedBus
 from bus.errors import Closed
-from bus.ports import Message
+from bus.ports import Bus, Message
 from events.actors import HANDLERS, PORTAL, PROJECTIONS, agent_user
 from events.codec import encode
 from events.delivery import RunJob, StopJob, decode_delivery
@@ -33,7 +34,9 @@ from handlers.loop import run_handlers
 from portal.accounts import Accounts
 from portal.server import run_portal
 from projections.osis.documents import Documents
+from projections.osis.live import Live
 from projections.osis.memory_live import MemoryLive
+from projections.osis.series import Series
 from projections.osis.sqlite_documents import SqliteDocuments
 from projections.osis.sqlite_series import SqliteSeries
 from projections.service import run_projections
@@ -51,14 +54,28 @@ def action(text: str = "hello", times: int = 1):
 
 
 class House:
-    """Handlers, views and portal over one embedded bus. `decides=False`: nobody decides."""
+    """Handlers, views and portal over one engine: the embedded one, unless `open_bus` gives a bus by its user.
 
-    def __init__(self, folder: Path, *, decides: bool = True, views: bool = True) -> None:
+    `decides=False`: nobody decides. `views=False`: nobody writes views.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        decides: bool = True,
+        views: bool = True,
+        open_bus: Callable[[str], Bus] | None = None,
+        documents: Documents | None = None,
+        series: Series | None = None,
+        live: Live | None = None,
+    ) -> None:
         self.folder = folder
-        self.documents: Documents = SqliteDocuments(folder / "views.db")
-        self.series = SqliteSeries(folder / "series.db", MEASUREMENTS)
-        self.live = MemoryLive()
-        self.bus = EmbeddedBus(folder / "bus", PORTAL)
+        self.documents = documents or SqliteDocuments(folder / "views.db")
+        self.series = series or SqliteSeries(folder / "series.db", MEASUREMENTS)
+        self.live = live or MemoryLive()
+        self.open_bus = open_bus or (lambda user: EmbeddedBus(folder / "bus", user))
+        self.bus = self.open_bus(PORTAL)
         self.token = ""
         self.password = ""
         self.url = ""
@@ -146,11 +163,11 @@ class House:
         return end
 
     def _handlers(self, stop: threading.Event) -> None:
-        with contextlib.closing(EmbeddedBus(self.folder / "bus", HANDLERS)) as bus:
+        with contextlib.closing(self.open_bus(HANDLERS)) as bus:
             run_handlers(bus, SystemClock(), None, stop)
 
     def _views(self, stop: threading.Event) -> None:
-        with contextlib.closing(EmbeddedBus(self.folder / "bus", PROJECTIONS)) as bus:
+        with contextlib.closing(self.open_bus(PROJECTIONS)) as bus:
             run_projections(bus, self.documents, self.series, SystemClock(), stop)
 
     def start_views(self) -> Callable[[], None]:
@@ -176,7 +193,7 @@ class House:
 
     def agent(self, node: str, *roles: str, **more: Any) -> "Agent":
         """An agent that is connected, as the views say, too."""
-        agent = self.agents[node] = Agent(self.folder / "bus", node, roles, **more)
+        agent = self.agents[node] = Agent(self.open_bus(agent_user(node)), node, roles, **more)
         self.wait(lambda: self.api.get(f"/nodes/{node}").status_code == 200, f"node {node}")
         return agent
 
@@ -205,6 +222,8 @@ class Doing(Struct, kw_only=True):
     traceback: str = ""
     lines: tuple[str, ...] = ()
     duration: float = 0.01
+    #: The output is sent as a blob.
+    blob: bool = False
 
 
 class Agent:
@@ -212,14 +231,14 @@ class Agent:
 
     def __init__(
         self,
-        folder: Path,
+        bus: Bus,
         node: str,
         roles: tuple[str, ...] = (),
         does: Callable[[RunJob], Doing | None] | None = None,
         allows: tuple[str, ...] = (),
     ) -> None:
         self.node = node
-        self.bus = EmbeddedBus(folder, agent_user(node))
+        self.bus = bus
         self.jobs: list[RunJob] = []
         self._does = does or (lambda job: Doing(result={"node": node, "params": job.order.params}))
         self._boot, self._seq = str(uuid4()), 0
@@ -289,6 +308,12 @@ class Agent:
         started = JobStarted(job=job.job, node=self.node)
         self.say("event.job.started", started, job.job, causationid=job.fact, correlationid=job.correlation)
 
+    def blob(self, data: bytes) -> str:
+        """Sends a blob in one chunk, as is confirmed before the fact that names it; its SHA-256."""
+        name = hashlib.sha256(data).hexdigest()
+        self.bus.publish(Message(key=blob_key(name, 0, 1), body=data)).result(SOON)
+        return name
+
     def prints(self, job: RunJob, first: int, *texts: str) -> None:
         """Telemetry of lines that the job printed."""
         lines = tuple(Line(n=n, stream="o", text=text) for n, text in enumerate(texts, first))
@@ -304,7 +329,12 @@ class Agent:
             duration=done.duration,
             result=done.result,
             failure=failure,
-            output=JobOutput(lines=len(done.lines), size=len(text.encode()), tail=text[-2000:]),
+            output=JobOutput(
+                blob=self.blob(text.encode()) if done.blob else None,
+                lines=len(done.lines),
+                size=len(text.encode()),
+                tail=text[-2000:],
+            ),
         )
         self.say("event.job.finished", finished, job.job, causationid=job.fact, correlationid=job.correlation)
 
@@ -342,8 +372,3 @@ class Browser:
 def csrf_in(page: str) -> str:
     """The CSRF token in a page's first form."""
     return page.partition('name="csrf" value="')[2].partition('"')[0]
-
-
-def blob_messages(sha256: str, data: bytes) -> Iterator[Message]:
-    """A blob as an agent sends it, in one chunk."""
-    yield Message(key=blob_key(sha256, 0, 1), body=data)
