@@ -3,10 +3,11 @@
 import time
 import uuid
 from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
 
 import kombu
 import pika
-import pika.adapters
 from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 from pika.frame import Method
@@ -54,7 +55,7 @@ class _Publisher:
         self._confirmed = 0
         self._began = 0.0
         self.seconds = 0.0
-        self._user = pika.URLParameters(url).credentials.username
+        self._user = urlsplit(url).username
         self._connection = SelectConnection(
             pika.URLParameters(url), on_open_callback=lambda connection: connection.channel(on_open_callback=self._open)
         )
@@ -76,7 +77,7 @@ class _Publisher:
             self._channel.basic_publish("fleetbus", KEY, BODY, properties)
             self._sent += 1
 
-    def _confirm(self, frame: Method) -> None:
+    def _confirm(self, frame: Method[Any]) -> None:
         self._confirmed = frame.method.delivery_tag if frame.method.multiple else self._confirmed + 1
         if self._confirmed >= COUNT:
             self.seconds = time.perf_counter() - self._began

@@ -78,11 +78,11 @@ class Caller:
             for record in self._log.read(timeout=1.0):
                 if not record.key.startswith(("event.job.finished", "event.command.rejected")):
                     continue
-                data = decode(record.body).data
-                if isinstance(data, CommandRejected):
-                    raise LookupError(data.message)
-                if isinstance(data, JobFinished) and data.outcome == "succeeded":
-                    jobs.discard(data.job)
+                match decode(record.body).data:
+                    case CommandRejected(message=message):
+                        raise LookupError(message)
+                    case JobFinished(outcome="succeeded", job=job):
+                        jobs.discard(job)
 
     def run(self) -> Mapping[str, float]:
         trips = []

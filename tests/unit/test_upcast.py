@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import jsonschema
 import pytest
@@ -15,7 +16,7 @@ from events.upcast import STEPS, lift
 
 ID = "01900000-0000-7000-8000-000000000001"
 
-BATCH_1 = {
+BATCH_1: dict[str, Any] = {
     "batch": ID,
     "order": {"script": "echo", "hash": "a" * 64, "by": "user:alice"},
     "target": {"role": "cpu", "all": True},
@@ -55,12 +56,13 @@ def test_the_schema_of_version_1_still_says_what_version_1_was() -> None:
 
 
 def test_rubbish_of_an_old_version_is_bad_and_raises_nothing_else() -> None:
-    for rubbish in ({}, {"jobs": 3}, {"jobs": [3]}, {"jobs": [None]}):
+    rubbish_of_all_kinds: list[dict[str, object]] = [{}, {"jobs": 3}, {"jobs": [3]}, {"jobs": [None]}]
+    for rubbish in rubbish_of_all_kinds:
         with pytest.raises(BadEvent):
             decode(body(1, rubbish))
 
 
-@pytest.mark.parametrize(("name", "definition"), sorted(TYPES.items(), key=lambda item: item[0]))
+@pytest.mark.parametrize(("name", "definition"), [(name, TYPES[name]) for name in sorted(TYPES)])
 def test_every_earlier_version_has_its_step_and_its_schema(name: str, definition: Definition) -> None:
     for version in range(1, definition.version):
         assert (name, version) in STEPS
