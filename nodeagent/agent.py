@@ -189,6 +189,8 @@ class Agent:
             return self._inbox.read(BATCH, READ_WITHIN)
         except Closed as error:
             raise AgentError(f"the bus was closed: {error}") from error
+        except Refused as error:
+            raise NotAllowed(f"this agent may not be the node {self._me.node!r} any more: {error}") from error
         except InboxTaken as error:
             # this process may only have been frozen for a while: then nobody has it
             log.warning("the inbox is lost", action="inbox.lost", error=str(error))

@@ -91,6 +91,10 @@ def set_aside(n: int, reason: str) -> Change:
     return Change("UPDATE outbox SET refused = ? WHERE n = ?", (reason, n))
 
 
+#: What was set aside is sent again.
+TAKE_BACK = Change("UPDATE outbox SET refused = NULL WHERE refused IS NOT NULL", ())
+
+
 def confirmed(n: int) -> tuple[Change, ...]:
     """The row leaves the outbox, and with it the blobs that no other row names."""
     return (

@@ -10,7 +10,7 @@ from uuid import uuid4
 from msgspec import Struct
 
 from nodeagent.blobs import Chunk
-from nodeagent.changes import KEPT_SCRIPTS, Mark
+from nodeagent.changes import KEPT_SCRIPTS, TAKE_BACK, Mark
 from nodeagent.errors import JournalUnusable
 from nodeagent.run import Run, decode_run
 
@@ -73,7 +73,7 @@ class JournalFile:
             self._db.executescript(SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?), ('id', ?)", (VERSION, str(uuid4())))
             # what was refused may have been allowed since: once per agent start it is tried again
-            self._db.execute("UPDATE outbox SET refused = NULL WHERE refused IS NOT NULL")
+            self._db.execute(TAKE_BACK.sql)
         except sqlite3.Error as error:
             raise JournalUnusable(
                 f"cannot use the journal {path}: {error}. If the file is damaged, move it away: the agent begins a "

@@ -4,8 +4,8 @@ A window of facts is on its way at a time. When the bus does not confirm one, no
 others is known; then what is unconfirmed is sent again, from the oldest on, with the id, producer and seq that it had.
 The blobs of a fact go before it, and are confirmed before it goes.
 
-What the bus refuses would be refused again: it is set aside, said loudly, counted in the statistics and tried once more
-when the agent starts anew.
+What the bus refuses would be refused again at once: it is set aside, said loudly, counted in the statistics, and tried
+again every five minutes and when the agent starts anew, in case somebody has put the permissions right.
 """
 
 import queue
@@ -32,6 +32,8 @@ AHEAD = 50
 BLOB_WINDOW = 8_000_000
 #: Seconds before a second try: at first, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+#: Seconds before what was refused is tried again.
+REFUSED_PAUSE = 300.0
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +61,7 @@ class Outbox:
         self._chunks_out = 0
         self._blob_bytes = 0
         self._refused_blobs: dict[str, str] = {}
+        self._refused_until: float | None = None
         self._failure: BaseException | None = None
         self._pause = FIRST_PAUSE
         self._confirming: Future[None] | None = None
@@ -101,6 +104,8 @@ class Outbox:
     def _turn(self) -> None:
         if self._failure is not None:
             self._recover()
+        elif self._refused_until is not None and time.monotonic() > self._refused_until:
+            self._try_refused()
         elif self._bus.connected:
             self._fill()
             self._send()
@@ -188,7 +193,7 @@ class Outbox:
 
     def _set_aside(self, row: Row, reason: str) -> None:
         log.error(
-            "the bus refused a fact; it is set aside until the agent starts anew",
+            "the bus refused a fact; it is set aside and tried again later",
             action="outbox.refused",
             type=row.type,
             id=row.id,
@@ -196,6 +201,7 @@ class Outbox:
             error=reason,
         )
         self._journal.write(changes.set_aside(row.n, reason))
+        self._refused_until = self._refused_until or time.monotonic() + REFUSED_PAUSE
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -203,15 +209,25 @@ class Outbox:
         self._failure = error
 
     def _recover(self) -> None:
-        """Begins again at the oldest fact, once nothing is on its way any more."""
-        if self._sent or self._chunks_out:
-            return
-        self._stopping.wait(self._pause)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        if self._confirming is not None and not self._confirming.done():
-            return
+        """Begins again at the oldest fact, after a pause."""
+        if self._begin_again():
+            self._failure = None
+            self._stopping.wait(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _try_refused(self) -> None:
+        """Takes what was set aside back into the line."""
+        if self._begin_again():
+            self._refused_until = None
+            self._refused_blobs.clear()
+            self._journal.write(changes.TAKE_BACK).result()
+
+    def _begin_again(self) -> bool:
+        """Back to the oldest fact, once the fate of all that is on its way is known and written down."""
+        if self._sent or self._chunks_out or (self._confirming is not None and not self._confirming.done()):
+            return False
         self._line.clear()
         self._chunks_left.clear()
         self._read_to = 0
-        self._failure = None
         self._ring()
+        return True

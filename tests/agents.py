@@ -18,7 +18,7 @@ from uuid import uuid4
 from bus.admission import AdmissionState, Admitted, Bad, Verdict, admit, check
 from bus.clock import Clock, SystemClock
 from bus.embedded import EmbeddedBus
-from bus.ports import Record
+from bus.ports import Bus, Record
 from events.codec import BadEvent
 from events.delivery import PeriodicScript, RunJob, Standing, StopJob, encode_delivery
 from events.envelope import Event
@@ -36,9 +36,9 @@ SOON = 30.0
 class Player:
     """Plays the handlers: delivers what a test wants, and reads the log as everybody does."""
 
-    def __init__(self, folder: Path, node: str = "n1") -> None:
+    def __init__(self, folder: Path, node: str = "n1", bus: Bus | None = None) -> None:
         self.folder, self.node = folder, node
-        self.bus = EmbeddedBus(folder, "handlers")
+        self.bus = bus or EmbeddedBus(folder, "handlers")
         self._log = self.bus.stream("log").read_from("first")
         self._telemetry = self.bus.stream("telemetry").read_from("first")
         self._state = AdmissionState()
@@ -216,10 +216,10 @@ class AgentThread:
         queues: dict[str, QueueSpec] | None = None,
         clock: Clock | None = None,
         grace: float = 5.0,
-        bus: EmbeddedBus | None = None,
+        bus: Bus | None = None,
     ) -> None:
         self.data = data
-        self.bus = bus or EmbeddedBus(player.folder, f"node.{player.node}")
+        self.bus: Bus = bus or EmbeddedBus(player.folder, f"node.{player.node}")
         self.stop_event = threading.Event()
         self.code: int | None = None
 

@@ -495,6 +495,7 @@ def test_what_runs_beyond_the_grace_fails_and_what_waits_is_run_at_the_next_star
     end = player.finished(running)
     assert end.data.outcome == "failed"
     assert "agent was stopped" in end.data.failure.error
+    assert player.facts()[-1].type == "event.node.disconnected"
     assert player.facts("job", waiting) == []
     gate.touch()
     start_agent()

@@ -13,6 +13,7 @@ from bus.embedded import EmbeddedBus
 from bus.errors import NotConfirmed, Refused
 from bus.ports import Message
 from nodeagent import journal as journal_module
+from nodeagent import outbox as outbox_module
 from tests.agents import SOON, AgentProcess, AgentThread, Player
 from tests.jobscripts import ANSWER, EMPTY, LARGE, MARK, MARK_AND_WAIT, PRINT
 from tests.waiting import wait_until
@@ -107,6 +108,21 @@ def test_what_is_refused_is_set_aside_and_holds_nothing_up(
     start_agent()  # allowed by now
     started = wait_until(lambda: player.facts("job.started")[4:], deadline=SOON, what="the facts that were set aside")
     assert started
+    assert player.gaps() == []
+
+
+def test_what_is_set_aside_is_tried_again_when_some_time_has_passed(
+    player: Player, start_agent: StartAgent, difficult: DifficultBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "REFUSED_PAUSE", 1.0)
+    difficult.refuses = "blob."
+    start_agent(bus=difficult)
+    player.connected()
+    jobs = [player.run(PRINT, {"lines": n + 1}) for n in range(3)]
+    player.finished(player.run(EMPTY))
+    assert player.facts("job.finished", jobs[0]) == []
+    difficult.refuses = ""
+    player.all_finished(jobs)
     assert player.gaps() == []
 
 
