@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -37,7 +38,7 @@ from events.job import (
 )
 from projections import retention
 from projections.osis.documents import Document, Ttl
-from projections.projection import Projection, moment, plain
+from projections.projection import Projection, moment
 
 #: Facts kept in `history`: the first and the last ones, so many of each.
 FIRST_FACTS, LAST_FACTS = 10, 20
@@ -226,10 +227,15 @@ def _ordered(order: Order, target: Target, event: Event) -> Document:
         "retries": order.retries,
         "retry_of": order.retry_of,
         "batch": order.batch,
-        "target": plain(target),
+        "target": _where(target),
         "correlation": event.correlationid,
         "submitted_at": moment(event.time),
     }
+
+
+def _where(target: Target) -> Document:
+    where: Document = msgspec.to_builtins(target)
+    return {**where, "nodes": list(target.nodes)} if target.nodes else where
 
 
 def _name(job: Document, node: str) -> None:

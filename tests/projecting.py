@@ -10,7 +10,7 @@ from pathlib import Path
 from bus.checkpoint import log_id
 from bus.clock import SystemClock
 from bus.embedded import EmbeddedBus
-from bus.ports import Record
+from bus.ports import Bus, Record
 from events.actors import PROJECTIONS as USER
 from events.node import NodeDisconnected
 from projections.admission_store import LIVE
@@ -30,14 +30,14 @@ CLOCK = SystemClock()
 
 @contextmanager
 def running(
-    folder: Path,
+    where: Path | Bus,
     documents: Documents,
     projections: Sequence[AnyProjection] = PROJECTIONS,
     *,
     restart: bool = False,
     before: Callable[[], None] = lambda: None,
 ) -> Iterator[Metrics]:
-    """A runner at work. Without `restart` an error of it is an error of the test.
+    """A runner at work, on a bus or on the embedded one of a folder. Without `restart` its error is the test's.
 
     `before` is called when its bus is open and it has not looked at the log yet.
     """
@@ -52,7 +52,7 @@ def running(
         except Exception as error:  # noqa: BLE001  # raised again in the test's own thread
             errors.append(error)
 
-    with closing(EmbeddedBus(folder, USER)) as bus:
+    with closing(EmbeddedBus(where, USER) if isinstance(where, Path) else where) as bus:
         runner = Runner(bus, documents, CLOCK, metrics=metrics, projections=projections)
         thread = threading.Thread(target=run)
         before()

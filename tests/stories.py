@@ -9,7 +9,7 @@
 
     story.records()         # what a reader of the log gets
     story.write(folder)     # into the embedded bus of that folder: straight into its table, for long logs
-    story.publish(folder)   # the same through the bus itself, each record by the user that says it
+    story.publish(bus_of)   # the same through buses, each record by the user that says it
 
 The same calls make the same records, byte for byte. Whoever needs other events says them with `say`, `decide` or
 `report`; what is no event at all with `raw`.
@@ -17,7 +17,7 @@ The same calls make the same records, byte for byte. Whoever needs other events 
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,9 +26,9 @@ from uuid import UUID, uuid5
 
 from msgspec import Struct
 
-from bus.embedded import SCHEMA, EmbeddedBus
+from bus.embedded import SCHEMA
 from bus.genesis import first_record
-from bus.ports import Message, Record
+from bus.ports import Bus, Message, Record
 from events.actors import HANDLERS, PORTAL, agent_user
 from events.codec import encode
 from events.envelope import Event, derived_id
@@ -373,22 +373,20 @@ class Story:
             db.execute("COMMIT")
         return end + len(news)
 
-    def publish(self, folder: Path) -> None:
-        """Says what was not written yet through the embedded bus of `folder`, in order, each by its own user."""
-        with contextlib.ExitStack() as stack:
-            buses: dict[str, EmbeddedBus] = {}
-            confirmed: list[Future[None]] = []
-            speaker = ""
-            for said in self._unwritten(1):
-                if said.user not in buses:
-                    buses[said.user] = EmbeddedBus(folder, said.user)
-                    stack.callback(buses[said.user].close)
-                if said.user != speaker:
-                    # another process' writer: only what is confirmed is before it
-                    _wait(confirmed)
-                    speaker = said.user
-                confirmed.append(buses[said.user].publish(Message(key=said.key, body=said.body)))
-            _wait(confirmed)
+    def publish(self, bus_of: Callable[[str], Bus]) -> None:
+        """Says what was not written yet, in order, each by its own user; `bus_of` gives the bus of a user."""
+        buses: dict[str, Bus] = {}
+        confirmed: list[Future[None]] = []
+        speaker = ""
+        for said in self._unwritten(bus_of(HANDLERS).stream("log").next_offset()):
+            if said.user != speaker:
+                # only what is confirmed is before what another process says
+                _wait(confirmed)
+                speaker = said.user
+            if speaker not in buses:
+                buses[speaker] = bus_of(speaker)
+            confirmed.append(buses[speaker].publish(Message(key=said.key, body=said.body)))
+        _wait(confirmed)
 
     def _unwritten(self, end: int) -> list[Said]:
         """What comes next in a log that has `end` records; one that has any has a beginning of its own."""

@@ -29,6 +29,7 @@ from projections.osis.sqlite_documents import SqliteDocuments
 from projections.projection import AnyProjection, Projection
 from projections.registry import PROJECTIONS
 from projections.writer import SET_ASIDE, Writer
+from tests.contract.bus_contract import EmbeddedEngine
 from tests.folding import fold_log
 from tests.projecting import busy_story, caught_up, live, running, seen
 from tests.stories import Story
@@ -104,7 +105,9 @@ def test_what_is_said_while_it_runs_is_seen_soon(log_folder: Path, documents: Do
         story.node("n1")
         job = story.job("facts", node="n1")
 
-        story.publish(log_folder)
+        engine = EmbeddedEngine(log_folder)
+        with closing(engine):
+            story.publish(engine.bus)
 
         assert wait_at_least(documents, view_status(documents).log, len(story.said), timeout=10)
         assert live(documents).name == views.name
