@@ -44,18 +44,15 @@ class MongoDatabase:
     """
 
     def __init__(self, url: str) -> None:
+        self._client = _client(url)
         try:
-            api = ServerApi("1", strict=True, deprecation_errors=True)
-            self._client: MongoClient[Raw] = MongoClient(url, appname="fleetbus", server_api=api, **_bounds(url))
-            self._database = self._client.get_default_database().with_options(
-                codec_options=_plain_integers(), write_concern=WriteConcern(w="majority")
-            )
-        except (PyMongoError, ValueError):
-            # The driver's own words may quote the URL, password and all.
-            raise BadUrl(
-                "the MongoDB URL is not of the form mongodb://[user:password@]host[:port]/database[?options];"
-                " characters like : / @ in a password are written as %3A %2F %40"
-            ) from None
+            database = self._client.get_default_database()
+        except PyMongoError:
+            self._client.close()
+            raise _bad_url() from None
+        self._database = database.with_options(
+            codec_options=_plain_integers(), write_concern=WriteConcern(w="majority")
+        )
         self.name = self._database.name
 
     def collection(self, name: str) -> Collection[Raw]:
@@ -120,6 +117,22 @@ class _PlainIntegers(TypeDecoder):
 
 def _plain_integers() -> CodecOptions[Raw]:
     return CodecOptions(type_registry=TypeRegistry([_PlainIntegers()]), tz_aware=True)
+
+
+def _client(url: str) -> MongoClient[Raw]:
+    api = ServerApi("1", strict=True, deprecation_errors=True)
+    try:
+        return MongoClient(url, appname="fleetbus", server_api=api, **_bounds(url))
+    except (PyMongoError, ValueError):
+        raise _bad_url() from None
+
+
+def _bad_url() -> BadUrl:
+    # The driver's own words may quote the URL, password and all.
+    return BadUrl(
+        "the MongoDB URL is not of the form mongodb://[user:password@]host[:port]/database[?options];"
+        " characters like : / @ in a password are written as %3A %2F %40"
+    )
 
 
 def _bounds(url: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections.osis.errors import BadName, BadPoint, BadQuery, BadUrl, Misuse, StorageFailed, Unreachable
+from projections.osis.errors import BadName, BadPoint, BadQuery, BadUrl, Misuse
 from projections.osis.influx_series import InfluxSeries
 from projections.osis.open import open_series
 from projections.osis.series import SECOND, Aggregate, Measurement, Point, Series
 from projections.osis.sqlite_series import SqliteSeries
-from tests.contract.stores import Clock, influxdb_database, influxdb_say
-from tests.servers.influxdb import InfluxDB
-
-DAY = 86_400.0
-MINUTE = 60 * SECOND
-NODE = Measurement("node", tags=("node", "disk"), keep=30 * DAY)
-JOBS = Measurement("jobs", tags=("state",), keep=7 * DAY)
+from tests.contract.points import DAY, JOBS, MINUTE, NODE, cpu, read
+from tests.contract.stores import Clock, influxdb_database
 
 HOSTILE = [
     "' OR '1'='1",
@@ -37,8 +32,6 @@ HOSTILE = [
     "/.*/",
     "nul\0",
 ]
-
-Open = Callable[[Iterable[Measurement], Clock], Series]
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("influxdb", marks=pytest.mark.servers)])
@@ -80,14 +73,6 @@ def open_at(url: str, measurements: Iterable[Measurement], clock: Clock) -> Seri
     if url.startswith("sqlite://"):
         return SqliteSeries(Path(url.removeprefix("sqlite://")), measurements, clock)
     return InfluxSeries(url, measurements, clock)
-
-
-def cpu(node: str, time: int, value: float | str | bool, **tags: str) -> Point:
-    return Point("node", {"node": node, **tags}, {"cpu": value}, time=time)
-
-
-def read(series: Series, start: int, end: int, **how: Any) -> list[tuple[int, Any]]:
-    return series.query("node", ["cpu"], start=start, end=end, **how)["cpu"]
 
 
 def test_points_come_back_in_order_of_time_and_within_the_bounds(series: Series, now: int) -> None:
@@ -349,55 +334,6 @@ def test_expired_points_are_removed_by_later_writes(tmp_path: Path) -> None:
     series.write([])
     assert series.namespace("live").measurements() == ["node"]
     series.close()
-
-
-@pytest.mark.servers
-def test_influxdb_away_is_told_in_time_and_found_again(private_server: Callable[[type[InfluxDB]], InfluxDB]) -> None:
-    server = private_server(InfluxDB)
-    series = open_series(f"{server.url}/views", [NODE])
-    now = int(Clock().now) * SECOND
-    server.stop()
-    with pytest.raises(Unreachable) as away:
-        series.write([cpu("n1", now, 1.0)])
-    assert server.password not in str(away.value) + repr(series)
-    server.start()
-    series.write([cpu("n1", now, 1.0)])
-    server.restart()
-    assert read(series, now, now + 1) == [(now, 1.0)]
-    series.close()
-
-
-@pytest.mark.servers
-def test_a_database_that_was_dropped_is_made_again(influxdb_url: str) -> None:
-    with influxdb_database(influxdb_url) as url:
-        series = open_series(url, [NODE])
-        now = int(Clock().now) * SECOND
-        series.write([cpu("n1", now, 1.0)])
-        influxdb_say(influxdb_url, f'DROP DATABASE "{url.rpartition("/")[2]}"')
-        series.write([cpu("n1", now, 2.0)])
-        assert read(series, now, now + 1) == [(now, 2.0)]
-        series.close()
-
-
-@pytest.mark.servers
-def test_without_an_administrators_rights_the_missing_statement_is_told(influxdb_url: str) -> None:
-    with influxdb_database(influxdb_url) as url:
-        name = url.rpartition("/")[2]
-        influxdb_say(influxdb_url, f"CREATE USER {name} WITH PASSWORD 'pa55'")
-        theirs = url.replace(url.split("//")[1].split("@")[0], f"{name}:pa55")
-        series = open_series(theirs, [NODE])
-        with pytest.raises(StorageFailed) as refused:
-            series.write([])
-        assert "pa55" not in str(refused.value)
-        influxdb_say(influxdb_url, f'CREATE DATABASE "{name}"')
-        influxdb_say(influxdb_url, f'GRANT ALL ON "{name}" TO {name}')
-        with pytest.raises(StorageFailed, match="CREATE RETENTION POLICY") as refused:
-            series.write([])
-        influxdb_say(influxdb_url, str(refused.value).partition("say: ")[2])
-        series.write([cpu("n1", int(Clock().now) * SECOND, 1.0)])
-        assert series.measurements() == ["node"]
-        series.close()
-        influxdb_say(influxdb_url, f"DROP USER {name}")
 
 
 @pytest.mark.parametrize(
