@@ -89,6 +89,7 @@ class EmbeddedBus:
         self._bell = Bell(bell_folder(self._folder))
         self._waiting: queue.Queue[_Work | None] = queue.Queue(WINDOW)
         self._open: set[EmbeddedReader | EmbeddedInbox] = set()
+        self._leases: set[Lease] = set()
         self._begin()
         self._writer = threading.Thread(target=self._write, name="bus-writer", daemon=True)
         self._writer.start()
@@ -140,12 +141,20 @@ class EmbeddedBus:
             self._waiting.put(work, timeout=CONFIRM_WITHIN)
         except queue.Full:
             work.fail(NotConfirmed(f"{WINDOW} messages have waited for {CONFIRM_WITHIN:.0f} seconds"))
+        if self._closing.is_set() and not self._writer.is_alive():
+            self._give_up()
 
     def stream(self, name: StreamName) -> "EmbeddedStream":
         return EmbeddedStream(self, name)
 
     def seat(self, name: str) -> "EmbeddedSeat":
-        return EmbeddedSeat(Lease(self, f"seat {name}"))
+        return EmbeddedSeat(self.lease(f"seat {name}"))
+
+    def lease(self, name: str) -> "Lease":
+        """One that ends with this bus."""
+        lease = Lease(self, name)
+        self._leases.add(lease)
+        return lease
 
     def inbox(self, node: str) -> "EmbeddedInbox":
         return EmbeddedInbox(self, node)
@@ -165,32 +174,40 @@ class EmbeddedBus:
         if self._closing.is_set():
             return
         self._closing.set()
-        self._waiting.put(None)
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(None)
         self._writer.join(CONFIRM_WITHIN)
+        self._give_up()
         for part in list(self._open):
             part.close()
+        for lease in list(self._leases):
+            lease.release()
         self._bell.close()
+
+    def _give_up(self) -> None:
+        """Nobody waits for ever for what the writer did not get to."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (work := self._waiting.get_nowait()) is not None:
+                    work.fail(Closed("the bus was closed"))
 
     # the writer's thread
 
     def _write(self) -> None:
         dbs = {"log": self.connect("log"), "telemetry": self.connect("telemetry")}
         swept = 0
-        while True:
-            batch = self._take()
-            if batch:
+        while not (self._closing.is_set() and self._waiting.empty()):
+            if batch := self._take():
                 self._commit(dbs["log"], [work for work in batch if work.stream != "telemetry"])
                 telemetry = [work for work in batch if work.stream == "telemetry"]
                 self._commit(dbs["telemetry"], telemetry)
                 swept = _sweep(dbs["telemetry"], swept + len(telemetry))
                 self._bell.ring()
-            elif self._closing.is_set():
-                break
         for db in dbs.values():
             db.close()
 
     def _take(self) -> "list[_Work]":
-        """What waits, at most a batch; blocks for the first. Empty only when the bus closes."""
+        """What waits, at most a batch; blocks for the first. The None that `close` puts there only wakes it."""
         batch = [self._waiting.get()]
         with contextlib.suppress(queue.Empty):
             while len(batch) < BATCH:
@@ -460,7 +477,7 @@ class EmbeddedInbox:
         self._node = node
         self._db = bus.connect("log")
         self._ear = bus.ear()
-        self._lease = Lease(bus, f"inbox {node}")
+        self._lease = bus.lease(f"inbox {node}")
         self._generation = 0
         bus.track(self)
         self._read_to = 0
