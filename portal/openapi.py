@@ -31,7 +31,6 @@ class Operation(Struct, kw_only=True):
     summary: str
     query: type[Struct] | None = None
     body: type[Struct] | Text | None = None
-    #: Further media types of the body, as text.
     answers: dict[int, type[Struct] | Text | None]
     problems: tuple[int, ...] = ()
     keyed: bool = False

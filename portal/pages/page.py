@@ -7,7 +7,6 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 from jinja2 import ChainableUndefined, Environment, PackageLoader
-from markupsafe import Markup
 
 from portal import VERSION
 from portal.accounts import Identity
@@ -109,5 +108,3 @@ def safe_path(text: str | None) -> str:
         return text
     return "/"
 
-
-__all__ = ["ENVIRONMENT", "Markup", "Page", "render", "safe_path"]
