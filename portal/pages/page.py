@@ -107,4 +107,3 @@ def safe_path(text: str | None) -> str:
     if text and text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable():
         return text
     return "/"
-
