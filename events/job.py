@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from events.names import Id, NodeId, Role, ScriptName, Seconds, Sha256, Text
+from events.names import Id, NodeId, Role, ScriptName, Seconds, Sha256, Span, Text
 
 #: A result larger than this many bytes of JSON is kept as a blob, and the fact names it.
 MAX_INLINE_RESULT = 64_000
@@ -47,8 +47,8 @@ class SubmitJob(Struct, frozen=True, kw_only=True, omit_defaults=True):
     script: ScriptName
     target: Target
     params: dict[str, Any] = {}
-    timeout: Annotated[float, Meta(gt=0)] | None = None
-    start_within: Annotated[float, Meta(gt=0)] | None = None
+    timeout: Span | None = None
+    start_within: Span | None = None
     hash: Sha256 | None = None
     rollout: Rollout | None = None
 

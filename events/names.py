@@ -1,17 +1,20 @@
-"""The shapes of names, as patterns that msgspec checks when it decodes."""
+r"""The shapes of names, as patterns that msgspec checks when it decodes.
+
+`$(?!\n)` is the end of the text in Python, where `$` alone lets a newline pass, and in JSON Schema's dialect, too.
+"""
 
 from typing import Annotated
 
 from msgspec import Meta
 
-UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
-NODE_PATTERN = r"^[a-z0-9-]{1,63}$"
-ROLE_PATTERN = r"^[a-z0-9-]+(\.[a-z0-9-]+)*$"
-SCRIPT_PATTERN = r"^[a-z0-9_][a-z0-9_.-]{0,99}$"
-SERVICE_PATTERN = r"^[a-z0-9-]{1,63}$"
-TYPE_PATTERN = r"^(command|event|telemetry)(\.[a-z0-9_-]+)+$"
-ACTOR_PATTERN = r"^(user|node|service|system):[A-Za-z0-9@._-]{1,100}$"
-SHA256_PATTERN = r"^[0-9a-f]{64}$"
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)"
+NODE_PATTERN = r"^[a-z0-9-]{1,63}$(?!\n)"
+ROLE_PATTERN = r"^[a-z0-9-]+(\.[a-z0-9-]+)*$(?!\n)"
+SCRIPT_PATTERN = r"^[a-z0-9_][a-z0-9_.-]{0,99}$(?!\n)"
+SERVICE_PATTERN = r"^[a-z0-9-]{1,63}$(?!\n)"
+TYPE_PATTERN = r"^(command|event|telemetry)(\.[a-z0-9_-]+)+$(?!\n)"
+ACTOR_PATTERN = r"^(user|node|service|system):[A-Za-z0-9@._-]{1,100}$(?!\n)"
+SHA256_PATTERN = r"^[0-9a-f]{64}$(?!\n)"
 
 #: A UUID in its canonical lower-case text form.
 Id = Annotated[str, Meta(pattern=UUID_PATTERN)]
@@ -27,6 +30,8 @@ EventType = Annotated[str, Meta(pattern=TYPE_PATTERN, max_length=200)]
 Actor = Annotated[str, Meta(pattern=ACTOR_PATTERN)]
 #: A duration in seconds, zero or more.
 Seconds = Annotated[float, Meta(ge=0)]
+#: A wish for a duration in seconds, up to a year.
+Span = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 #: A free text of at most 4,000 characters.
 Text = Annotated[str, Meta(max_length=4000)]
 
