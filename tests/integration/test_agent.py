@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from bus.embedded import EmbeddedBus
+from events import codec
 from events.delivery import RunJob
 from events.header import script_hash
 from events.job import MAX_INLINE_RESULT
@@ -223,6 +224,15 @@ def test_the_whole_output_is_a_blob_that_is_there_before_the_fact(player: Player
     assert blob(player, end.output.blob).decode() == text
     assert (end.output.lines, end.output.size, end.output.dropped) == (50_000, len(text), 0)
     assert end.output.tail == text[-2_000:]
+
+
+def test_an_end_that_does_not_fit_into_an_event_is_said_without_what_is_too_much(
+    player: Player, agent: AgentThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "MAX_BODY_BYTES", 2_000)
+    end = player.finished(player.run(LARGE, {"size": 5_000})).data
+    assert end.outcome == "failed"
+    assert "fit into one event" in end.failure.error
 
 
 def test_a_job_that_prints_nothing_has_no_blob(player: Player, agent: AgentThread) -> None:

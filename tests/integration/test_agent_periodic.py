@@ -57,6 +57,17 @@ def test_a_boot_script_runs_once_when_the_agent_starts(player: Player, start_age
         assert seen(marks, "atboot") == start
 
 
+def test_a_new_version_of_a_boot_script_waits_for_the_next_start(
+    player: Player, agent: AgentThread, marks: Path
+) -> None:
+    name, source = script(marks, "atboot", "startatboot = True")
+    player.stand(1, (name, source))
+    wait_until(lambda: seen(marks, "atboot"), deadline=SOON, what="the script to run")
+    player.stand(2, (name, source + "# changed\n"), script(marks, "other", "startatboot = True"))
+    wait_until(lambda: seen(marks, "other"), deadline=SOON, what="the one that is new to run")
+    assert seen(marks, "atboot") == 1
+
+
 def test_a_run_of_the_agents_own_is_a_job_that_begins_at_started(
     player: Player, agent: AgentThread, marks: Path
 ) -> None:
