@@ -1,6 +1,7 @@
 """Where the portal listens, and how it is reached there."""
 
 import errno
+import ipaddress
 import socket
 from contextlib import closing, suppress
 
@@ -31,6 +32,13 @@ def _user_of(port: int) -> str:
                 process = psutil.Process(connection.pid)
                 return f" by {process.name()} (process {process.pid})"
     return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def url_of(host: str, port: int) -> str:

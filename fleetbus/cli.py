@@ -5,11 +5,10 @@ import importlib
 import os
 import sys
 from types import MappingProxyType
-from typing import Any
 
 import click
 
-from fleetbus.errors import NOT_REACHED, WRONG
+from fleetbus.errors import NOT_REACHED
 from fleetbus.output import no_colour
 
 #: Heading -> command -> (the module that has it under the same name, what it does).
@@ -123,12 +122,6 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("FLEETBUS_TRACEBACK"):
             raise
-        _apologise(error)
-    sys.exit(WRONG)
-
-
-def _apologise(error: Exception) -> Any:
-    """A mistake of ours: one line, and how to see more of it."""
-    click.echo(f"error: {type(error).__name__}: {error}", err=True)
-    click.echo("  this is a mistake in fleetbus; FLEETBUS_TRACEBACK=1 shows where", err=True)
-    sys.exit(NOT_REACHED)
+        click.echo(f"error: {type(error).__name__}: {error}", err=True)
+        click.echo("  this is a mistake in fleetbus; FLEETBUS_TRACEBACK=1 shows where", err=True)
+        sys.exit(NOT_REACHED)

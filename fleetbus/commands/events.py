@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,14 +36,12 @@ def events() -> None:
 def tail(*, api: "Api", out: Printer, start: str, follow: bool, pattern: str, subject: str, correlation: str) -> None:
     """Print events in the order of the log; without --from, the last 20. `--json` prints one per line, whole."""
     query = {"type": pattern, "subject": subject, "correlation": correlation}
-    try:
+    with suppress(KeyboardInterrupt):
         for entry in _entries(api, start or _last(api, query), query, follow=follow):
             if out.for_eyes:
                 click.echo(_shown(entry))
             else:
                 out.line(entry)
-    except KeyboardInterrupt:
-        raise SystemExit(0) from None
 
 
 def _last(api: "Api", query: dict[str, str]) -> str:

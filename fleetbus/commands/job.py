@@ -1,6 +1,7 @@
 """`fleetbus job`: what runs, what ran, and why."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -140,11 +141,12 @@ def logs(*, api: "Api", out: Printer, id: str, follow: bool) -> None:
         else:
             out.document({"id": id, "output": text})
         return
-    for line in lines(api, id):
-        if out.for_eyes:
-            click.echo(line.text, err=line.stream == "e")
-        else:
-            out.line({"n": line.n, "stream": line.stream, "text": line.text})
+    with suppress(KeyboardInterrupt):
+        for line in lines(api, id):
+            if out.for_eyes:
+                click.echo(line.text, err=line.stream == "e")
+            else:
+                out.line({"n": line.n, "stream": line.stream, "text": line.text})
 
 
 @job.command("wait")

@@ -6,18 +6,18 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 import click
 
 from fleetbus import credentials, logs, status
-from fleetbus.address import check_free, url_of
+from fleetbus.address import check_free, is_loopback, url_of
 from fleetbus.commands.options import data_option
 from fleetbus.credentials import Fleet
 from fleetbus.datafolder import DataFolder
-from fleetbus.errors import NotReached
+from fleetbus.errors import Failure, NotReached
 from fleetbus.settings import default_data, embedded, from_environment
 from fleetbus.startup import Startup
 from fleetbus.supervisor import Child, Supervisor
@@ -60,6 +60,9 @@ class House:
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. Raises `NotReached` when a service cannot run."""
         url = url_of(self._host, self._port)
+        click.echo(f"address   {url}\nfolder    {self._folder.path}")
+        if not is_loopback(self._host):
+            click.echo("everybody who can reach this address can try to log in, and without TLS read along")
         try:
             self._start("handlers")
             self._start("projections")
@@ -67,6 +70,7 @@ class House:
                 self._start("agent", "--node", self._node, "--data", str(self._folder.agent), "--grace", str(GRACE))
             # the portal makes the first account, too, when there is none yet
             fleet = _log_in(self._folder, url)
+            _remember(fleet, self._folder)
             self._start("portal", "--host", self._host, "--port", str(self._port))
             with Startup(fleet, self._folder, bundled(), self._node) as startup:
                 self._look_after(startup, stop)
@@ -111,31 +115,37 @@ def _stopping() -> Iterator[threading.Event]:
 
 
 def _log_in(folder: DataFolder, url: str) -> Fleet:
-    """Makes the first account and a token for this person, and says what they need to know; secrets once."""
+    """Makes the first account and a token for this person. The password is shown here, and never again."""
     from portal.accounts import ADMIN, Accounts
     from projections.osis.open import open_documents
 
     with closing(open_documents(embedded(folder.path)["FLEETBUS_DOCUMENTS_URL"])) as documents:
         accounts = Accounts(documents)
-        password = accounts.first_start()
+        if password := accounts.first_start():
+            click.echo(f"account   {ADMIN}\npassword  {password}   (shown this once)")
         token = next((known.token for known in credentials.load(folder.credentials).fleets if known.token), "")
         if not token or accounts.by_token(token) is None:
             token = accounts.make_token(ADMIN, f"fleetbus up on {socket.gethostname()}"[:100])
     fleet = Fleet(url, token)
     credentials.save(folder.credentials, credentials.Book(fleets=(fleet,), current=url))
-    book = credentials.remember(credentials.config_file(), fleet)
-    click.echo(f"address   {url}")
-    if password:
-        click.echo(f"account   {ADMIN}\npassword  {password}   (shown this once)")
-    click.echo(f"folder    {folder.path}")
-    if book.before:
-        click.echo(f"commands in other terminals go here now, and to {book.before} again when this ends")
     return fleet
+
+
+def _remember(fleet: Fleet, folder: DataFolder) -> None:
+    """Commands in other terminals go here from now on."""
+    try:
+        before = credentials.remember(credentials.config_file(), fleet).before
+    except Failure as error:
+        click.echo(f"commands find this with FLEETBUS_DATA={folder.path}, because: {error.message}")
+        return
+    if before:
+        click.echo(f"commands in other terminals go here now, and to {before} again when this ends")
 
 
 def _forget(url: str) -> None:
     """Commands go again where they went before."""
     path = credentials.config_file()
-    book = credentials.load(path)
-    if book.current:
-        credentials.save(path, book.without_current(url))
+    with suppress(Failure):
+        book = credentials.load(path)
+        if book.current:
+            credentials.save(path, book.without_current(url))
