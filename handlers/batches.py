@@ -5,7 +5,7 @@ Not in a turn yet, a job waits; `due` gives the next ones their turn when others
 
 import math
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
@@ -54,13 +54,13 @@ def _why_not_now(node: Node, turn: int, size: int) -> str:
     return ""
 
 
-def due(fleet: Fleet, queue: Queue) -> list[Fact]:
+def due(fleet: Fleet, queue: Queue, now: datetime) -> list[Fact]:
     """Turns that have come, and what is left of batches that failed too often."""
     facts: list[Fact] = []
     for batch in fleet.batches.values():
         if not batch.waiting:
             continue
-        facts += [_stop(batch, fleet)] if batch.stopped else _turns(fleet, batch, queue)
+        facts += [_stop(batch, fleet)] if batch.stopped else _turns(fleet, batch, queue, now)
     return facts
 
 
@@ -78,7 +78,7 @@ def _stop(batch: Batch, fleet: Fleet) -> Fact:
     )
 
 
-def _turns(fleet: Fleet, batch: Batch, queue: Queue) -> list[Fact]:
+def _turns(fleet: Fleet, batch: Batch, queue: Queue, now: datetime) -> list[Fact]:
     facts: list[Fact] = []
     for id in batch.waiting:
         if len(facts) >= batch.room:
@@ -86,8 +86,8 @@ def _turns(fleet: Fleet, batch: Batch, queue: Queue) -> list[Fact]:
         job = fleet.jobs[id]
         node = fleet.nodes.get(job.node or "")
         if node is not None and node.ready:
-            fact = queue(id, job.order, job.target, node, job.start_by, job.cause, "queued:" + id, job.correlation)
-            facts.append(fact)
+            start_by = now + batch.within
+            facts.append(queue(id, job.order, job.target, node, start_by, job.cause, "queued:" + id, job.correlation))
     return facts
 
 
@@ -98,6 +98,7 @@ def on_created(fleet: Fleet, event: Event) -> Fleet:
     waiting = tuple(one.job for one in data.jobs if one.reason)
     batch = Batch(
         id=data.batch,
+        within=max(timedelta(0), data.start_by - event.time),
         size=data.size,
         max_failures=data.max_failures,
         total=len(data.jobs),
@@ -128,6 +129,13 @@ def _job(data: BatchCreated, one: BatchJob, event: Event, journal: str | None) -
         journal=None if one.reason else journal,
         reason=one.reason,
     )
+
+
+def awaits_its_turn(fleet: Fleet, job: Job) -> bool:
+    """Whether nothing but other jobs of its batch holds it back: then its time has not begun to run."""
+    batch = fleet.batches.get(job.order.batch or "")
+    node = fleet.nodes.get(job.node or "")
+    return batch is not None and batch.room == 0 and node is not None and node.ready
 
 
 def on_turn(fleet: Fleet, id: str | None, job: str) -> Fleet:

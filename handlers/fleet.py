@@ -5,7 +5,7 @@ jobs and decided commands are kept in a bounded memory.
 """
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from immutables import Map
@@ -19,7 +19,7 @@ from events.names import holds
 from handlers.recent import Recent
 
 #: Of the fold and of the snapshot. A snapshot made by another version is rebuilt.
-VERSION = 1
+VERSION = 2
 
 #: Ended jobs that can still be retried, corrected by a late `finished`, or named in an answer.
 KEPT_JOBS = 20_000
@@ -96,9 +96,13 @@ class Job(Struct, frozen=True, kw_only=True):
 
 
 class Batch(Struct, frozen=True, kw_only=True):
-    """The jobs of a batch that wait for their turn (in order), how many are on their way, how many ended badly."""
+    """The jobs of a batch that wait for their turn (in order), how many are on their way, how many ended badly.
+
+    `within`: how long each may take to start, counted from its turn.
+    """
 
     id: str
+    within: timedelta
     size: int
     max_failures: int | None
     total: int

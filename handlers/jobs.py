@@ -191,7 +191,7 @@ def _again(fleet: Fleet, job: Job, id: str, cause: Event, now: datetime, order: 
 
 def due(fleet: Fleet, now: datetime) -> list[Fact]:
     """Facts that follow from the state: waiting jobs that can be placed, turns in batches, runs that are repeated."""
-    return [*_placed(fleet), *batches.due(fleet, _queued), *_repeated(fleet, now)]
+    return [*_placed(fleet), *batches.due(fleet, _queued, now), *_repeated(fleet, now)]
 
 
 def _placed(fleet: Fleet) -> list[Fact]:
@@ -259,7 +259,7 @@ def overdue(fleet: Fleet, now: datetime, presence_known: bool) -> list[Fact]:
 
 
 def _overdue(fleet: Fleet, job: Job, now: datetime, presence_known: bool) -> Fact | None:
-    if job.state == "waiting" and now > job.start_by:
+    if job.state == "waiting" and now > job.start_by and not batches.awaits_its_turn(fleet, job):
         return _timer(job, "expired", JobExpired(job=job.id, reason=f"it waited until its start_by; {job.reason}"))
     if job.state == "queued" and now > job.start_by + EXPIRE_GRACE:
         return _timer(job, "expired", JobExpired(job=job.id, reason=f"{job.node} did not start it by its start_by"))

@@ -220,6 +220,16 @@ def test_a_batch_goes_out_in_turns(world: World) -> None:
     assert [world.state(job) for job in jobs] == ["succeeded", "queued", "waiting"]
 
 
+def test_the_time_to_start_begins_with_a_jobs_turn(world: World) -> None:
+    batch = world.submit(target=Target(role="cpu", all=True), rollout=Rollout(size=1), start_within=60).data
+    first, second = (job.job for job in batch.jobs)
+    world.start(first)
+    world.pass_time(seconds=500)
+    assert world.state(second) == "waiting"
+    world.finish(first)
+    assert world.fleet.jobs[second].start_by == world.now + timedelta(seconds=60)
+
+
 def test_a_batch_stops_when_too_many_failed(world: World) -> None:
     batch = world.submit(target=Target(all=True), rollout=Rollout(percent=30, max_failures=0)).data
     jobs = [job.job for job in batch.jobs]
