@@ -20,6 +20,8 @@ from projections.osis.documents import Document, Ttl
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
 
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
 #: One index: field paths, a leading "-" for descending; `_id` is added at the end by itself.
 Index = tuple[str, ...]
 
@@ -74,8 +76,15 @@ AnyProjection = Projection | EntryProjection
 
 @lru_cache(maxsize=1024)
 def moment(time: datetime) -> str:
-    """RFC 3339 in UTC, always with microseconds, so that texts sort as the moments do."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """RFC 3339 in UTC, always with microseconds, so that texts sort as the moments do.
+
+    What UTC cannot say (the first and last hours of the calendar, elsewhere) becomes the nearest that it can.
+    """
+    try:
+        text = _encoder.encode(time.astimezone(UTC))[1:-1].decode()
+    except OverflowError:
+        return moment(_FIRST if time.year == 1 else _LAST)
+    return text if time.microsecond else f"{text[:-1]}.000000Z"
 
 
 def optional_moment(time: datetime | None) -> str | None:

@@ -38,8 +38,10 @@ from projections.writer import Writer
 READ = 0.5
 #: Seconds between two looks at which generation is live.
 LOOK_EVERY = 1.0
-#: Seconds between two words about its health, with a look whether the log is still the same.
+#: Seconds between two words about its health.
 SPEAK_EVERY = 5.0
+#: Seconds between two looks whether the log still holds the record that the views are at.
+VERIFY_EVERY = 15.0
 #: Seconds between two looks for generations that nobody needs.
 SWEEP_EVERY = 60.0
 
@@ -77,7 +79,9 @@ class Runner:
         #: While running, views of other versions are another process' and none of ours to rebuild.
         self._started = False
         self._health = Health(doing="starting", at=clock.now(), since=clock.now(), runner=runner_name())
-        self._look, self._sweep = _Every(LOOK_EVERY, clock), _Every(SWEEP_EVERY, clock)
+        self._look = _Every(LOOK_EVERY, clock)
+        self._verify = _Every(VERIFY_EVERY, clock)
+        self._sweep = _Every(SWEEP_EVERY, clock)
         #: When, and at which offset, it last said how it is.
         self._spoke, self._spoke_offset = clock.monotonic(), 0
 
@@ -216,9 +220,9 @@ class Runner:
             return False
         if self._sweep.is_due():
             generation.sweep(self._documents, self._clock.now())
+        if self._verify.is_due() and not self._is_same_log(opened.writer):
+            return False
         if self._clock.monotonic() - self._spoke >= SPEAK_EVERY:
-            if not self._is_same_log(opened.writer):
-                return False
             self._report("following", "", opened, self._stream.next_offset())
         return True
 

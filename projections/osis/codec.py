@@ -125,7 +125,11 @@ def _is_suspect(raw: bytes) -> bool:
     """Say whether something may need taming: U+0000, a number beyond 64 bits, deep nesting. No regular expression:
     this runs for each document that is written.
     """
-    return b"\\u0000" in raw or _LONG_NUMBER in raw.translate(_DIGITS) or raw.count(b"{") + raw.count(b"[") > DEPTH
+    return (
+        (b"\\" in raw and b"\\u0000" in raw)
+        or _LONG_NUMBER in raw.translate(_DIGITS)
+        or raw.count(b"{") + raw.count(b"[") > DEPTH
+    )
 
 
 def _as_float(value: int) -> float | None:

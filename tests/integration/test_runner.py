@@ -52,6 +52,7 @@ def log_folder(tmp_path: Path) -> Path:
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runner that looks around more often."""
     monkeypatch.setattr(runner, "SPEAK_EVERY", 0.1)
+    monkeypatch.setattr(runner, "VERIFY_EVERY", 0.1)
     monkeypatch.setattr(runner, "LOOK_EVERY", 0.1)
 
 

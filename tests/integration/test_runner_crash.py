@@ -192,7 +192,7 @@ def test_killed_again_and_again_it_comes_to_the_same(lives: list[tuple[int, int]
         assert_all_is_well(documents)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 40)), min_size=1, max_size=30))
 def test_two_processes_that_write_the_same_generation_in_turns_come_to_the_same(turns: list[tuple[int, int]]) -> None:
     with storage() as documents:

@@ -354,6 +354,13 @@ def test_moments_sort_as_texts_whatever_their_zone_and_fraction() -> None:
     assert moment(noon) == "2026-03-01T12:00:00.000000Z"
 
 
+def test_moments_at_the_ends_of_the_calendar_are_told_as_near_as_can_be() -> None:
+    early = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
+    late = datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))
+
+    assert (moment(early), moment(late)) == ("0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z")
+
+
 def test_two_projections_of_one_name_are_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="'jobs': the name is taken"):
         checked([*PROJECTIONS, next(one for one in PROJECTIONS if one.name == "jobs")])
