@@ -8,16 +8,17 @@ here, because a stream cannot be made anew without losing what is in it.
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import kombu
-from amqp.exceptions import AMQPError, PreconditionFailed
+from amqp.exceptions import AMQPError, IrrecoverableChannelError, NotFound, PreconditionFailed
 from kombu import Exchange, Queue, binding
 from kombu.exceptions import OperationalError
 
-from bus.errors import BusError, Refused, Unreachable
+from bus.errors import Refused, Unreachable
 from bus.genesis import first_record
 from bus.ports import Bus
 from bus.rabbitmq import RabbitBus
@@ -25,6 +26,8 @@ from bus.rabbitmq.connection import PATIENCE, parameters, user_of
 from bus.rabbitmq.names import DELIVER, EXCHANGE, FLEET, STREAMS, UNROUTED, seat_queue
 
 MEGABYTE = 2**20
+#: Seconds between two attempts to declare what a starting broker does not find yet.
+TRY_EVERY = 0.5
 
 fleet = Exchange(EXCHANGE, type="topic", durable=True, arguments={"alternate-exchange": UNROUTED})
 unrouted = Exchange(UNROUTED, type="fanout", durable=True)
@@ -40,7 +43,7 @@ def stream(name: str, bindings: list[binding], **arguments: object) -> Queue:
 #: The log keeps everything: it has neither an age nor a length.
 log = stream(
     STREAMS["log"],
-    [binding(fleet, "command.#"), binding(fleet, "event.#"), binding(unrouted, "")],
+    [binding(unrouted, ""), binding(fleet, "command.#"), binding(fleet, "event.#")],
 )
 #: Whole segments are dropped, so they are small here.
 telemetry = stream(
@@ -54,8 +57,9 @@ blobs = stream(STREAMS["blobs"], [binding(fleet, "blob.#")])
 #: Classic: a quorum queue lets two exclusive consumers in.
 seat = Queue(seat_queue(FLEET), durable=True)
 
-EXCHANGES = (unrouted, fleet, deliver)
-QUEUES = (log, telemetry, blobs, seat)
+#: In the order of their declaration. As soon as `fleetbus` is there, what is published must reach the log, or it would
+#: vanish although it was confirmed; publishers wait for the last (`bus.rabbitmq.names.LAST`).
+TOPOLOGY = (unrouted, log, fleet, telemetry, blobs, seat, deliver)
 
 
 def apply(url: str) -> None:
@@ -73,9 +77,11 @@ def apply(url: str) -> None:
 
 def declare(url: str) -> None:
     """Declares all of it, and leaves an empty log empty. Raises as `apply` does."""
+    deadline = time.monotonic() + PATIENCE
     with _connection(url) as connection:
-        for entity in (*EXCHANGES, *QUEUES):
-            _declare(connection, entity)
+        for entity in TOPOLOGY:
+            while not _declare(connection, entity, last_try=time.monotonic() > deadline):
+                time.sleep(TRY_EVERY)
 
 
 @contextlib.contextmanager
@@ -84,7 +90,7 @@ def _connection(url: str) -> Iterator[kombu.Connection]:
     where = f"RabbitMQ at {at.host}:{at.port} as {user_of(at)!r}"
     connection = kombu.Connection(url, connect_timeout=PATIENCE, heartbeat=0)
     try:
-        connection.ensure_connection(timeout=PATIENCE, max_retries=3)
+        connection.connect()
         yield connection
     except (OperationalError, OSError, AMQPError) as error:
         raise Unreachable(f"no answer from {where}: {error}") from error
@@ -92,17 +98,23 @@ def _connection(url: str) -> Iterator[kombu.Connection]:
         connection.release()
 
 
-def _declare(connection: kombu.Connection, entity: Exchange | Queue) -> None:
+def _declare(connection: kombu.Connection, entity: Exchange | Queue, *, last_try: bool) -> bool:
+    """False when a broker that is starting does not find yet what it has."""
     kind = "exchange" if isinstance(entity, Exchange) else "queue"
     try:
         with connection.channel() as channel:
             entity(channel).declare()
+        return True
+    except NotFound as error:
+        if last_try:
+            raise Unreachable(f"the {kind} {entity.name!r} does not answer: {error.reply_text}") from error
+        return False
     except PreconditionFailed as error:
         raise Refused(
             f"the {kind} {entity.name!r} exists with other properties ({error.reply_text}); "
             "if nothing in it is needed, delete it on the broker and start again"
         ) from error
-    except AMQPError as error:
+    except IrrecoverableChannelError as error:
         raise Refused(f"cannot declare the {kind} {entity.name!r}: {error.reply_text}") from error
 
 
@@ -119,6 +131,3 @@ def begin_log(bus: Bus) -> None:
             bus.publish(first_record(by, datetime.now(UTC), str(uuid4()))).result()
     finally:
         seat.release()
-
-
-__all__ = ["EXCHANGES", "QUEUES", "BusError", "apply", "begin_log", "declare"]

@@ -5,7 +5,8 @@ The rules behind the table:
 - Who publishes on `fleetbus` has topic permissions there, because without one RabbitMQ allows every key.
 - An agent declares nothing. Whoever may declare a name and read from it could make an exchange (or a dead-lettering
   queue) of that name which forwards to `fleetbus`, past the topic permissions. So its inbox is made together with it.
-- An agent may bind its inbox, and to keys of its own node only.
+- An agent may bind its inbox, and to keys of its own node only. RabbitMQ cannot tell that from binding `fleetbus` to
+  them: what comes back that way has the node's name for its first word, and is bad for every reader.
 - Nobody may write to the default exchange: it leads into every queue.
 """
 
@@ -27,6 +28,8 @@ from events.actors import HANDLERS, PORTAL, PROJECTIONS
 from events.names import NODE_PATTERN, SERVICE_PATTERN
 from events.registry import PLATFORM_WORDS
 
+#: What keys on `fleetbus` begin with. A node of that name could lead its deliveries back there under a fitting key.
+FIRST_WORDS = frozenset({"command", "event", "telemetry", "blob"})
 #: Seconds that the management API may take for one answer.
 TIMEOUT = 15.0
 
@@ -78,13 +81,13 @@ def rights_of(user: str) -> Rights:
     kind, _, name = user.partition(".")
     if user in _PLATFORM:
         return _PLATFORM[user]
-    if kind == "node" and re.fullmatch(NODE_PATTERN, name):
+    if kind == "node" and re.fullmatch(NODE_PATTERN, name) and name not in FIRST_WORDS:
         return _agent(name)
     if kind == "service" and re.fullmatch(SERVICE_PATTERN, name) and name not in PLATFORM_WORDS:
         return _rights(write=_FLEET, read=NOTHING, fleet=rf"^(event\.{name}\..+|command\..+)\z")
     raise ValueError(
         f"{user!r} is no user of fleetbus; handlers, projections, portal, node.ID and service.NAME are "
-        f"(NAME is none of {', '.join(sorted(PLATFORM_WORDS))})"
+        f"(ID is none of {', '.join(sorted(FIRST_WORDS))}, NAME none of {', '.join(sorted(PLATFORM_WORDS))})"
     )
 
 

@@ -50,7 +50,8 @@ class Proxy:
     def close(self) -> None:
         self._refusing = True
         self._flowing.set()
-        self._listener.close()
+        # closing alone does not wake the thread that accepts
+        _break(self._listener)
         self.cut()
 
     def __enter__(self) -> Self:
@@ -75,6 +76,8 @@ class Proxy:
         except OSError:
             near.close()
             return
+        for end in (near, far):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._pairs.add((near, far))
         for source, sink in ((near, far), (far, near)):

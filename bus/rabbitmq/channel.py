@@ -15,7 +15,8 @@ from pika.spec import Basic, BasicProperties
 T = TypeVar("T")
 
 OnDelivery = Callable[[Basic.Deliver, BasicProperties, bytes], None]
-OnReturn = Callable[[BasicProperties], None]
+#: (key, body)
+OnReturn = Callable[[str, bytes], None]
 #: (delivery tag, and all before it, whether the broker took it)
 OnConfirm = Callable[[int, bool, bool], None]
 
@@ -43,11 +44,12 @@ class ChannelGone(Exception):
 
     @property
     def refused(self) -> bool:
-        """The broker understood and said no; asking again changes nothing."""
-        return self.code in (ACCESS_REFUSED, PRECONDITION_FAILED) and not self.taken
+        """This user may not. A failed precondition is no refusal: a stream that is just starting fails it."""
+        return self.code == ACCESS_REFUSED and not self.taken
 
     @property
     def missing(self) -> bool:
+        """There is no such thing, or not yet: a broker that is starting does not find its queues at first."""
         return self.code == NOT_FOUND
 
     @classmethod
@@ -159,13 +161,15 @@ class Channel:
         await self._ask(self.raw.confirm_delivery, ack_nack_callback=confirmed)
 
     def on_return(self, on_return: OnReturn) -> None:
-        """What is published with `mandatory` and has nowhere to go comes back before it is confirmed."""
-        self.raw.add_on_return_callback(lambda _raw, _method, properties, _body: on_return(properties))
+        """What no queue took comes back before it is confirmed."""
+        self.raw.add_on_return_callback(
+            lambda _raw, method, _properties, body: on_return(method.routing_key or "", body)
+        )
 
-    def publish(self, exchange: str, key: str, body: bytes, properties: BasicProperties, *, mandatory: bool) -> None:
-        """Raises `ChannelGone`."""
+    def publish(self, exchange: str, key: str, body: bytes, properties: BasicProperties) -> None:
+        """As `mandatory`: see `on_return`. Raises `ChannelGone`."""
         try:
-            self.raw.basic_publish(exchange, key, body, properties, mandatory)
+            self.raw.basic_publish(exchange, key, body, properties, mandatory=True)
         except AMQPError as error:
             raise ChannelGone.because(error) from error
 

@@ -46,6 +46,8 @@ NEXT: dict[tuple[State, Happening], State] = {
 
 #: Seconds between heartbeats. The broker drops a silent peer after two of them.
 HEARTBEAT = 5
+#: Seconds that a connection must have lasted for its loss not to count as one more failure.
+PROVEN_AFTER = 1.0
 #: Seconds until an attempt to connect is given up.
 CONNECT_WITHIN = 10.0
 #: Seconds before the first attempt after a failure, and at most between two.
@@ -216,7 +218,7 @@ class Connection:
                 began = self._loop.time()
                 self._up.set()
                 self._lose(await lost)
-                failures = failures + 1 if self._loop.time() - began < LONGEST_PAUSE else 0
+                failures = failures + 1 if self._loop.time() - began < PROVEN_AFTER else 0
             await asyncio.sleep(pause_after(failures, random.random()))
             self._to("retry")
 

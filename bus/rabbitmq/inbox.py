@@ -69,7 +69,9 @@ class RabbitInbox:
         self._tags: dict[int, int] = {}
         self._last_tag = 0
         self._trouble = ""
-        self._taken_since: float | None = None
+        #: Since when there was nothing but this to say, and what it is.
+        self._failing_since = 0.0
+        self._failing: BusError | None = None
 
     @property
     def generation(self) -> int:
@@ -89,14 +91,9 @@ class RabbitInbox:
             raise self._failure()
 
     def _failure(self) -> BusError:
-        if self._error is None and self._taken_since is not None:
-            return self._taken()
-        if self._error is None and self._connection.connected:
-            return Unreachable(self._trouble)
-        return self._error or self._connection.unreachable()
-
-    def _taken(self) -> InboxTaken:
-        return InboxTaken(f"another agent consumes the inbox of {self._node!r}; are there two with one id?")
+        if not self._connection.connected:
+            return self._connection.unreachable()
+        return self._error or self._failing or Unreachable(self._trouble)
 
     def bind(self, keys: Sequence[str]) -> None:
         self._keys = frozenset(keys)
@@ -140,7 +137,7 @@ class RabbitInbox:
         await channel.prefetch(PREFETCH)
         await channel.consume(self._queue, arrive, exclusive=True)
         await self._on_new_channel(self._bind_on)
-        self._channel, self._tags, self._taken_since = channel, tags, None
+        self._channel, self._tags, self._failing = channel, tags, None
         with self._changed:
             self._buffer = buffer
             self._generation += 1
@@ -150,10 +147,13 @@ class RabbitInbox:
         """Unless it is there: only who may not declare it needs it to be there."""
         try:
             await self._on_new_channel(lambda channel: channel.queue_exists(self._queue))
-        except ChannelGone as gone:
-            if not gone.missing:
+        except ChannelGone as missing:
+            if not missing.missing:
                 raise
-            await self._on_new_channel(lambda channel: channel.declare_queue(self._queue))
+            try:
+                await self._on_new_channel(lambda channel: channel.declare_queue(self._queue))
+            except ChannelGone as gone:
+                raise (missing if gone.refused else gone) from None
 
     async def _on_new_channel(self, work: Callable[[Channel], Awaitable[None]]) -> None:
         channel = await self._connection.channel()
@@ -186,14 +186,25 @@ class RabbitInbox:
         if gone.refused:
             self.end(Refused(gone.text))
             return False
-        return not self._taken_for_good(gone)
+        return self._goes_on(self._what_fails(gone))
 
-    def _taken_for_good(self, gone: ChannelGone) -> bool:
-        """After a loss the broker may take us for the other consumer until it misses our old heartbeats."""
-        if not gone.taken:
-            return False
-        self._taken_since = self._taken_since or time.monotonic()
-        if time.monotonic() - self._taken_since < PATIENCE:
-            return False
-        self.end(self._taken())
-        return True
+    def _what_fails(self, gone: ChannelGone) -> BusError | None:
+        """What may pass by itself, but not for long.
+
+        After a loss the broker takes us for another consumer until it misses our old heartbeats, and when it starts it
+        does not find its queues at first.
+        """
+        if gone.taken:
+            return InboxTaken(f"another agent consumes the inbox of {self._node!r}; are there two with one id?")
+        if gone.missing and self._queue in gone.text:
+            return Refused(f"there is no inbox for {self._node!r}, and {self._connection.user!r} may not make it")
+        return None
+
+    def _goes_on(self, failing: BusError | None) -> bool:
+        if type(failing) is not type(self._failing):
+            self._failing_since = time.monotonic()
+        self._failing = failing
+        if failing is None or time.monotonic() - self._failing_since < PATIENCE:
+            return True
+        self.end(failing)
+        return False

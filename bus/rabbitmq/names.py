@@ -9,6 +9,9 @@ UNROUTED = "fleetbus.unrouted"
 #: Feeds the inboxes; a topic exchange to which only the handlers may write.
 DELIVER = "fleetbus.deliver"
 
+#: Declared last: when it is there, all of it is.
+LAST = DELIVER
+
 STREAMS: dict[StreamName, str] = {
     "log": "fleetbus.log",
     "telemetry": "fleetbus.telemetry",

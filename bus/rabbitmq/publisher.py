@@ -13,7 +13,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any
 
 from pika.spec import BasicProperties
 
@@ -21,19 +20,20 @@ from bus.errors import BusError, Closed, NotConfirmed, Refused
 from bus.rabbitmq.channel import ACCESS_REFUSED, PRECONDITION_FAILED, Channel, ChannelGone
 from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.lane import Lane
-from bus.rabbitmq.names import NO_TOPOLOGY
+from bus.rabbitmq.names import LAST, NO_TOPOLOGY
 
 #: Messages, and bytes of their bodies, that may be unconfirmed; then `publish` blocks.
 WINDOW = 10_000
 WINDOW_BYTES = 64 * 2**20
 #: Seconds until a message that is not confirmed is given up.
 CONFIRM_WITHIN = 30.0
+#: Seconds in which a new channel's first message must be confirmed, or the channel is opened anew: after a restart
+#: RabbitMQ 3.10 may take messages for a stream whose writer is not there yet, and never mention them again.
+PROVEN_WITHIN = 5.0
 #: Messages that are sent before the I/O thread looks after everything else again.
 BURST = 200
 #: The longest key, id or type in bytes: AMQP 0.9.1 gives a short string one byte of length.
 LONGEST = 255
-#: The header that says which of the messages on their way came back: `basic.return` carries no delivery tag.
-TAG_HEADER = "n"
 
 
 class _Sending:
@@ -46,19 +46,18 @@ class _Sending:
         self.body = body
         self.properties = properties
         self.give_up_at = time.monotonic() + CONFIRM_WITHIN
-        #: With `mandatory` whether a queue took it, else None.
-        self.future: Future[Any] = Future()
+        #: Whether a queue took it.
+        self.future: Future[bool] = Future()
         # from here on nobody can cancel it: it may be in the log already
         self.future.set_running_or_notify_cancel()
 
 
 class Publisher:
-    """One exchange, one channel. With `mandatory` the futures tell whether a queue took the message."""
+    """One exchange, one channel. The futures tell whether a queue took the message: all are sent as `mandatory`."""
 
-    def __init__(self, connection: Connection, exchange: str, *, mandatory: bool) -> None:
+    def __init__(self, connection: Connection, exchange: str) -> None:
         self._connection = connection
         self._exchange = exchange
-        self._mandatory = mandatory
         self._room = threading.Condition()
         self._waiting: deque[_Sending] = deque()
         self._open_count = 0
@@ -68,8 +67,11 @@ class Publisher:
         # of the I/O thread alone
         self._channel: Channel | None = None
         self._opened_once = False
+        #: When the channel's first message was sent, until one is confirmed.
+        self._unproven_since: float | None = None
         self._sent: OrderedDict[int, _Sending] = OrderedDict()
         self._returned: set[int] = set()
+        self._last_returned = 0
         self._next_tag = 1
         self._holds = 0
         self._trouble = ""
@@ -79,7 +81,7 @@ class Publisher:
 
     # any thread
 
-    def publish(self, key: str, body: bytes, properties: BasicProperties) -> Future[Any]:
+    def publish(self, key: str, body: bytes, properties: BasicProperties) -> Future[bool]:
         sending = _Sending(key, body, properties)
         if error := self._unfit(sending):
             sending.future.set_exception(error)
@@ -136,12 +138,12 @@ class Publisher:
         self._drain()
 
     async def _opened(self, channel: Channel) -> None:
-        await channel.exchange_exists(self._exchange)
+        await channel.exchange_exists(LAST)
         await channel.confirm(self._confirmed)
         channel.on_return(self._came_back)
         self._trouble = ""
-        self._next_tag = 1
-        self._opened_once, self._channel = True, channel
+        self._next_tag, self._last_returned = 1, 0
+        self._opened_once, self._channel, self._unproven_since = True, channel, None
         self._drain()
 
     def _lost(self, gone: ChannelGone) -> bool:
@@ -161,10 +163,14 @@ class Publisher:
         self._settle([*sent, *waiting], NotConfirmed(f"the channel ended before the confirm: {gone.text}"))
         return True
 
-    def _came_back(self, properties: BasicProperties) -> None:
-        tag = (properties.headers or {}).get(TAG_HEADER)
-        if isinstance(tag, int):
-            self._returned.add(tag)
+    def _came_back(self, key: str, body: bytes) -> None:
+        """What comes back carries no delivery tag, but it comes in the order of sending and before its confirm."""
+        for tag in range(self._last_returned + 1, self._next_tag):
+            sending = self._sent.get(tag)
+            if sending is not None and sending.key == key and sending.body == body:
+                self._returned.add(tag)
+                self._last_returned = tag
+                return
 
     def _drain(self) -> None:
         for _ in range(BURST):
@@ -185,18 +191,17 @@ class Publisher:
         assert self._channel is not None
         tag = self._next_tag
         self._next_tag += 1
+        if tag == 1:
+            self._unproven_since = time.monotonic()
         self._sent[tag] = sending
-        if self._mandatory:
-            sending.properties.headers = {TAG_HEADER: tag}
         try:
-            self._channel.publish(
-                self._exchange, sending.key, sending.body, sending.properties, mandatory=self._mandatory
-            )
+            self._channel.publish(self._exchange, sending.key, sending.body, sending.properties)
         except ChannelGone:
             # the lane hears of it too, and fails what is on its way
             self._channel = None
 
     def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
+        self._unproven_since = None
         tags = self._up_to(tag) if multiple else [tag] if tag in self._sent else []
         done = [(each, self._sent.pop(each)) for each in tags]
         if not taken:
@@ -206,7 +211,7 @@ class Publisher:
         for each, sending in done:
             found = each not in self._returned
             self._returned.discard(each)
-            sending.future.set_result(found if self._mandatory else None)
+            sending.future.set_result(found)
 
     def _up_to(self, last: int) -> list[int]:
         tags = []
@@ -221,14 +226,27 @@ class Publisher:
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
-            late = []
-            while self._sent and next(iter(self._sent.values())).give_up_at < now:
-                late.append(self._sent.popitem(last=False)[1])
-            with self._room:
-                while self._waiting and self._waiting[0].give_up_at < now:
-                    late.append(self._waiting.popleft())
-            why = self._trouble or self._connection.trouble if self._channel is None else "the broker did not answer"
-            self._settle(late, NotConfirmed(f"not confirmed within {CONFIRM_WITHIN:.0f} seconds: {why}"))
+            self._settle(
+                self._take_late(now), NotConfirmed(f"not confirmed within {CONFIRM_WITHIN:.0f} s: {self._why}")
+            )
+            if self._channel and self._unproven_since and now - self._unproven_since > PROVEN_WITHIN:
+                self._unproven_since = None
+                self._channel.close()
+
+    @property
+    def _why(self) -> str:
+        if self._channel is not None:
+            return "the broker did not answer"
+        return self._trouble if self._connection.connected else self._connection.trouble
+
+    def _take_late(self, now: float) -> list[_Sending]:
+        late = []
+        while self._sent and next(iter(self._sent.values())).give_up_at < now:
+            late.append(self._sent.popitem(last=False)[1])
+        with self._room:
+            while self._waiting and self._waiting[0].give_up_at < now:
+                late.append(self._waiting.popleft())
+        return late
 
     def _take_sent(self) -> list[_Sending]:
         sent = list(self._sent.values())

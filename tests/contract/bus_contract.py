@@ -3,10 +3,11 @@
 import uuid
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from bus import topology
 from bus.ports import Bus, Message, Reader, Record
+from bus.rabbitmq import RabbitBus
 from bus.users import delete_user, ensure_user
 from bus.wiring import open_bus
 from events.actors import HANDLERS, agent_user
@@ -60,7 +61,11 @@ class RabbitEngine:
 
     @property
     def vhost(self) -> str:
-        return self._broker.path.removeprefix("/")
+        return unquote(self._broker.path.removeprefix("/"))
+
+    @property
+    def port(self) -> int:
+        return self._broker.port or 5672
 
     def url(self, user: str, port: int | None = None) -> str:
         """Of a user, made now if need be; `port` of a proxy before the broker."""
@@ -76,11 +81,10 @@ class RabbitEngine:
     def invite(self, node: str) -> None:
         self._make(agent_user(node))
 
-    def bus(self, user: str, folder: Path | None = None, port: int | None = None) -> Bus:
-        from bus.rabbitmq import RabbitBus
-
-        self._opened.append(RabbitBus(self.url(user, port), folder))
-        return self._opened[-1]
+    def bus(self, user: str, folder: Path | None = None, port: int | None = None) -> RabbitBus:
+        bus = RabbitBus(self.url(user, port), folder)
+        self._opened.append(bus)
+        return bus
 
     def close(self) -> None:
         for bus in self._opened:
