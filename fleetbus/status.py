@@ -113,9 +113,6 @@ def _stage(startup: Startup) -> str:
 def _event(child: Child) -> str:
     if child.state == "runs":
         return f"{child.name} was started again"
-    how = (
-        f"was killed by signal {-child.code}"
-        if child.code is not None and child.code < 0
-        else f"ended with {child.code}"
-    )
-    return f"{child.name} {how}; {child.log} says why"
+    if child.code is not None and child.code < 0:
+        return f"{child.name} was killed by signal {-child.code}"
+    return f"{child.name} ended with {child.code}: {child.last_words()}"

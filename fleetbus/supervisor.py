@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from fleetbus.errors import WRONG
 from fleetbus.service import PARENT
 
@@ -28,9 +30,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 #: A child that ran for so many seconds begins with the first pause again.
 GOOD_AFTER = 30.0
 #: Seconds between being told to stop and being killed.
-STOP_WITHIN = 15.0
+STOP_WITHIN = 20.0
 #: Bytes of a log file, after which the lines before go to `NAME.log.1`.
 MAX_LOG = 10_000_000
+
+
+class _Said(msgspec.Struct):
+    """A line of a log."""
+
+    event: str
 
 
 class Child:
@@ -102,12 +110,18 @@ class Child:
             self._process.wait()
         self.state = "stopped"
 
-    def last_words(self, lines: int = 5) -> list[str]:
-        """The end of its log."""
+    def last_words(self) -> str:
+        """Why it ended, in its own words: what it logged last, or the error that it printed."""
         try:
-            return self.log.read_text(errors="replace").splitlines()[-lines:]
+            lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
-            return []
+            return ""
+        for line in reversed(lines):
+            if line.startswith("error: "):
+                return line.removeprefix("error: ")
+            with contextlib.suppress(msgspec.DecodeError):
+                return msgspec.json.decode(line, type=_Said).event
+        return ""
 
     def _keep_log_small(self) -> None:
         """Copies the log away and empties it. The child appends, so it goes on at the new beginning."""

@@ -93,7 +93,7 @@ class House:
 
 def _give_up_with(child: Child) -> None:
     if child.state == "gave up":
-        raise NotReached(f"{child.name} cannot run", *child.last_words(), f"all of it: {child.log}")
+        raise NotReached(f"{child.name} cannot run: {child.last_words()}", f"all of it: {child.log}")
 
 
 @contextmanager
