@@ -97,9 +97,10 @@ $(RUN_READY): $(VENV_MADE) requirements.lock pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(DEV_READY): $(RUN_READY) requirements-dev.lock
+$(DEV_READY): $(RUN_READY) requirements-dev.lock client/pyproject.toml
 	@echo "installing the checks' and tests' tools into $(VENV)"
 	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP) install --no-deps --no-build-isolation -e ./client
 	@touch $@
 
 # The system's packages come first: libvirt-python compiles against one of them.
