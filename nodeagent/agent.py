@@ -21,7 +21,7 @@ from bus.ports import Bus, Delivered
 from events.delivery import RunJob, Standing, StopJob, decode_delivery, encode_delivery
 from events.node import NodeConnected
 from nodeagent import changes
-from nodeagent.errors import AgentError, JournalConflict, NotAllowed
+from nodeagent.errors import AgentError, JournalConflict, JournalUnusable, NotAllowed
 from nodeagent.facts import Speaker
 from nodeagent.heartbeat import Heartbeat
 from nodeagent.jobs import Jobs
@@ -51,6 +51,8 @@ REMOVED_FOR = 3.0
 FLUSH_WITHIN = 10.0
 #: Seconds before the bus is tried again at start: at first, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+#: Where jobs find the socket by which services on this machine hand events in.
+SOCKET_VARIABLE = "FLEETBUS_AGENT_SOCKET"
 
 log = structlog.get_logger(__name__)
 
@@ -144,6 +146,7 @@ class Agent:
 
     def _begin(self) -> None:
         parts, kept = self._parts, self._journal.file.open_jobs()
+        self._open_door()
         self._jobs.lines.start()
         parts.pool.start()
         self._jobs.resume(kept)
@@ -151,11 +154,15 @@ class Agent:
         self._say_connected()
         parts.heartbeat.start()
         self._periodic.start()
+        log.info("the agent is ready", action="agent.ready", node=self._me.node, keys=self._bound, open_jobs=len(kept))
+
+    def _open_door(self) -> None:
         try:
-            parts.door.start()
+            self._parts.door.start()
         except OSError as error:
             log.error("local services cannot hand events in", action="local.closed", error=str(error))
-        log.info("the agent is ready", action="agent.ready", node=self._me.node, keys=self._bound, open_jobs=len(kept))
+        else:
+            self._jobs.env = {SOCKET_VARIABLE: str(self._parts.door.path)}
 
     def _say_connected(self) -> None:
         """Everything that is undone comes again as the answer. Goes through the outbox, behind the ends of jobs."""
@@ -265,6 +272,11 @@ class Agent:
             log.error("cannot be read", action="delivery.unreadable", key=delivered.key, error=str(error))
         except MissingSource as error:
             self._ask(error)
+        except JournalUnusable:
+            raise
+        except Exception:
+            # it would come again at every start, and nothing behind it would ever be taken
+            log.exception("a delivery cannot be taken", action="delivery.failed", key=delivered.key)
         return None
 
     def _ask(self, missing: MissingSource) -> None:

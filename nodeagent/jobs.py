@@ -73,15 +73,16 @@ class Jobs:
         self._clock = clock
         self._lock = threading.RLock()
         self._open: dict[str, _Job] = {}
-        self._env: dict[str, str] = {}
+        #: What jobs find in their environment besides what the pool puts there.
+        self.env: dict[str, str] = {}
         self._halting = False
         #: The worker pool has died. Nothing runs any more.
         self.broken = False
         self.lines = LiveLines(self._say_lines)
 
-    def attach(self, pool: WorkerPool, env: dict[str, str]) -> None:
-        """`env` is what jobs find in their environment besides what the pool puts there."""
-        self._pool, self._env = pool, env
+    def attach(self, pool: WorkerPool) -> None:
+        """The pool calls back, so that each needs the other."""
+        self._pool = pool
 
     # what there is
 
@@ -191,7 +192,7 @@ class Jobs:
             actor=run.order.by,
             params=run.order.params,
             timeout=run.timeout,
-            env=self._env,
+            env=self.env,
         )
         try:
             self._pool.submit(work)

@@ -16,6 +16,7 @@ types of fleetbus are not taken.
 import contextlib
 import os
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,10 @@ class LocalDoor:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="local", daemon=True)
 
+    @property
+    def path(self) -> Path:
+        return self._path
+
     def start(self) -> None:
         if len(os.fsencode(self._path)) > MAX_PATH:
             raise OSError(f"the path {self._path} is longer than {MAX_PATH} bytes; choose a shorter data folder")
@@ -115,8 +120,9 @@ class LocalDoor:
     def _serve(self, requests: list[list[bytes]]) -> None:
         """All are handed to the journal before the first is waited for, so that they share a write."""
         taken = [(frames[:-1], self._take(frames[-1])) for frames in requests]
+        deadline = time.monotonic() + ANSWER_WITHIN
         for route, answer in taken:
-            said = answer if isinstance(answer, Answer) else _wait(*answer)
+            said = answer if isinstance(answer, Answer) else _wait(*answer, deadline)
             self._socket.send_multipart([*route, msgspec.json.encode(said)])
 
     def _take(self, body: bytes) -> Answer | tuple[str, Future[None]]:
@@ -150,9 +156,9 @@ class LocalDoor:
         return decode(encode(event))
 
 
-def _wait(id: str, written: Future[None]) -> Answer:
+def _wait(id: str, written: Future[None], deadline: float) -> Answer:
     try:
-        written.result(ANSWER_WITHIN)
+        written.result(max(0.0, deadline - time.monotonic()))
     except JournalConflict:  # handed twice within one batch
         return Answer(id=id)
     except TimeoutError:

@@ -31,8 +31,6 @@ from nodeagent.workers import WorkerPool
 DONE, FAILED, NOT_ALLOWED = 0, 1, 3
 #: Seconds that running jobs have when the agent is told to stop.
 GRACE = 30.0
-#: What jobs find in their environment: the socket by which local services hand events in.
-SOCKET_VARIABLE = "FLEETBUS_AGENT_SOCKET"
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +68,9 @@ def run_agent(
     except AgentError as error:
         log.error(str(error), action="agent.failed", node=node)
         return FAILED
+    except OSError as error:
+        log.error("the agent cannot start", action="agent.failed", node=node, error=str(error))
+        return FAILED
 
 
 def _parts(
@@ -81,8 +82,7 @@ def _parts(
     pool = WorkerPool(
         on_started=jobs.on_started, on_output=jobs.on_output, on_finished=jobs.on_finished, queues=queues, hold=True
     )
-    socket = data / "agent.sock"
-    jobs.attach(pool, {SOCKET_VARIABLE: str(socket.resolve())})
+    jobs.attach(pool)
 
     def look() -> AgentStats:
         running, accepted = jobs.count()
@@ -102,7 +102,7 @@ def _parts(
         pool=pool,
         outbox=Outbox(bus, journal),
         heartbeat=Heartbeat(telemetry, speaker, journal.producer, look, clock),
-        door=LocalDoor(socket, journal, speaker, clock),
+        door=LocalDoor(data.resolve() / "agent.sock", journal, speaker, clock),
         speaker=speaker,
         clock=clock,
     )
@@ -113,6 +113,8 @@ def _folder(data: Path) -> Iterator[None]:
     """The agent's folder, for this process alone. The lock goes with the process, however it ends."""
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # the journal holds parameters and results of jobs: they are nobody else's
+        data.chmod(0o700)
         lock = (data / "agent.lock").open("w")
     except OSError as error:
         raise AgentError(f"cannot use the data folder {data}: {error.strerror}") from error

@@ -1,10 +1,13 @@
 """The agent between an inbox and the log, on the embedded bus, with real workers."""
 
+import stat
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec.structs import replace
 
 from bus.embedded import EmbeddedBus
 from events import codec
@@ -437,6 +440,20 @@ def test_garbage_in_the_inbox_stops_nothing(player: Player, agent: AgentThread) 
         assert player.bus.deliver("n1.node", body).result(SOON)
     assert player.finished(player.run(EMPTY)).data.outcome == "succeeded"
     assert player.inbox_size() == 0
+
+
+def test_a_delivery_that_is_read_but_cannot_be_taken_stops_nothing(player: Player, agent: AgentThread) -> None:
+    without_zone = replace(player.run_job(EMPTY), start_by=datetime(2026, 1, 1))  # noqa: DTZ001 (the mistake)
+    player.deliver(without_zone)
+    assert player.finished(player.run(EMPTY)).data.outcome == "succeeded"
+    assert player.inbox_size() == 0
+
+
+def test_the_data_folder_is_closed_to_others(player: Player, start_agent: StartAgent, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o755)
+    agent = start_agent()
+    player.connected()
+    assert stat.S_IMODE(agent.data.stat().st_mode) == 0o700
 
 
 def test_a_delivery_for_another_node_is_not_run(player: Player, agent: AgentThread, marks: Path) -> None:
