@@ -200,7 +200,7 @@ class Rejection(Struct, frozen=True, kw_only=True):
     exists: tuple[str, ...] = ()
 
 
-def listing(names: Iterable[str], none: str = "there are none") -> str:
+def listing(names: Iterable[str], none: str = "none") -> str:
     """Names for a sentence, at most ten."""
     found = list(names)
     if not found:

@@ -61,6 +61,7 @@ def show_(*, api: "Api", out: Printer, id: str) -> None:
     if "states" in found:
         _show_batch(out, found)
     else:
+        show.with_result(api, found)
         _show_job(out, found)
 
 

@@ -1,6 +1,6 @@
 """Jobs on the screen: while they run, and when they have ended."""
 
-import contextlib
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from fleetbus.follow import Watched
 
 Document = Mapping[str, Any]
+
+#: Seconds that a large result may take to arrive behind the end of its job.
+BLOB_SECONDS = 10.0
 
 
 def waiting(fact: Document) -> None:
@@ -35,7 +38,7 @@ def follow_one(api: "Api", out: Printer, watched: "Watched") -> None:
         for line in follow.lines(api, id):
             click.echo(line.text, err=line.stream == "e")
     for job in follow.ends(api, watched):
-        _with_result(api, job)
+        with_result(api, job)
         if out.for_eyes:
             _result(job)
             ended(job, err=True)
@@ -52,7 +55,7 @@ def follow_batch(api: "Api", out: Printer, watched: "Watched") -> None:
     states: Counter[str] = Counter()
     for job in follow.ends(api, watched):
         states[job["state"]] += 1
-        _with_result(api, job)
+        with_result(api, job)
         if out.for_eyes:
             ended(job)
             _output(job)
@@ -91,10 +94,18 @@ def _result(job: Document) -> None:
         click.echo(result if isinstance(result, str) else as_json(result))
 
 
-def _with_result(api: "Api", job: dict[str, Any]) -> None:
-    """Fetches a result that is too large for the job's document."""
-    if job.get("result") is None and job.get("result_blob"):
-        from fleetbus.api import Problem
+def with_result(api: "Api", job: dict[str, Any]) -> None:
+    """Fetches a result that is too large for the job's document; waits for it as long as blobs take to arrive."""
+    if job.get("result") is not None or not job.get("result_blob"):
+        return
+    from fleetbus.api import Problem
 
-        with contextlib.suppress(Problem):
+    deadline = time.monotonic() + BLOB_SECONDS
+    while job["result"] is None:
+        try:
             job["result"] = api.get(f"/jobs/{job['id']}/result")
+        except Problem as error:
+            if error.status != 503 or time.monotonic() > deadline:
+                click.echo(f"the result of {job['id']} is not there: {error.message}", err=True)
+                return
+            time.sleep(0.2)

@@ -85,6 +85,13 @@ def test_run_shows_what_is_printed_then_the_result_and_says_how_it_ended_on_stde
     assert f"greet on {SECOND}: succeeded" in done.stderr
 
 
+def test_a_large_result_comes_whole(fleet: House) -> None:
+    fleet.publish("large", 'descr = "d"\n\ndef action() -> list:\n    return ["x" * 1000] * 300\n')
+    answer = fleet.json("run", "large", "--node", SECOND)
+    assert answer["result"] == ["x" * 1000] * 300
+    assert fleet.json("job", "show", answer["id"])["result"] == answer["result"]
+
+
 def test_a_script_that_fails_ends_with_1_and_shows_its_traceback_and_not_ours(fleet: House) -> None:
     done = fleet.run("run", "greet", "--node", SECOND, "--arg", "fail=yes")
     assert done.returncode == 1
