@@ -1,17 +1,18 @@
 """Reading the log from where a generation is to where the log ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
 from bus.clock import Clock
+from bus.errors import Unreachable
 from bus.ports import Reader, Record, Stream
 from projections.writer import Writer
 
 #: Records of one batch.
 BATCH = 2_000
-#: Seconds to wait for a record that should be there.
-PATIENCE = 1.0
+#: Seconds to wait for a record that is there, and how often in a row it may not come.
+PATIENCE, MAX_EMPTY = 1.0, 60
 
 
 class Progress(Struct, frozen=True):
@@ -24,6 +25,39 @@ class Progress(Struct, frozen=True):
 
 #: Is told of the progress after each batch; says whether to go on.
 Heed = Callable[[Progress], bool]
+
+
+class Stretch:
+    """The records between `start` and where the log ends now, batch by batch; or those before `until`, if given.
+
+    The last batch may go beyond the end that was seen first, but never beyond `until`. A read that brings nothing is
+    not the end: the engine may be away for a moment. Raises `Unreachable` when it stays so, because views that lack the
+    rest of the log must not be taken for whole.
+    """
+
+    def __init__(self, stream: Stream, reader: Reader, start: int, until: int | None = None) -> None:
+        self._stream = stream
+        self._reader = reader
+        self._start = start
+        self._until = until
+        self.end = stream.next_offset() if until is None else until
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        next_offset, empty = self._start, 0
+        while next_offset < self.end:
+            records = self._reader.read(BATCH, PATIENCE)
+            if records:
+                next_offset, empty = records[-1].next_offset, 0
+                yield self._cut(records)
+                continue
+            empty += 1
+            # a log that was cut meanwhile ends earlier than before
+            self.end = min(self.end, self._stream.next_offset())
+            if empty >= MAX_EMPTY:
+                raise Unreachable(f"the log ends at {self.end}, but nothing comes from {next_offset} on")
+
+    def _cut(self, records: list[Record]) -> list[Record]:
+        return records if self._until is None else [record for record in records if record.offset < self._until]
 
 
 class CatchUp:
@@ -43,22 +77,14 @@ class CatchUp:
 
         Raises `Overtaken`, and the errors of bus and storage.
         """
-        end = self._stream.next_offset() if until is None else until
-        while self._writer.state.next_offset < end:
-            records = self._cut(self._reader.read(BATCH, PATIENCE), until)
-            if not records:
-                # offsets need not be without gaps: the last may be less than the end
-                return True
+        stretch = Stretch(self._stream, self._reader, self._writer.state.next_offset, until)
+        for records in filter(None, stretch):
             self._writer.write(records, self._log_id)
             self.records += len(records)
-            if not heed(self.progress(end)):
+            if not heed(self._progress(stretch.end)):
                 return False
         return True
 
-    def progress(self, end: int) -> Progress:
+    def _progress(self, end: int) -> Progress:
         seconds = self._clock.monotonic() - self._began
         return Progress(self._writer.state.next_offset, end, self.records / seconds if seconds > 0 else 0.0)
-
-    @staticmethod
-    def _cut(records: list[Record], until: int | None) -> list[Record]:
-        return records if until is None else [record for record in records if record.offset < until]

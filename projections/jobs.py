@@ -11,7 +11,7 @@ want the same place the earlier in the log wins, and the state is read off the p
 3. Only the node that the decider named may speak of the job. Until it has named one, the first agent that speaks
    counts, and what others say is laid aside (`_parked`), because they may turn out to be the one.
 
-Fields that begin with `_` are the fold's own.
+Fields that begin with `_` are the fold's own. The file is longer than others because the rules hold only together.
 """
 
 from collections.abc import Callable, Iterable

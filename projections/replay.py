@@ -24,7 +24,7 @@ from bus.errors import LogDiverged
 from bus.ports import Bus, Reader, Stream
 from projections import generation
 from projections.admission_store import META, Saved, read_checkpoint
-from projections.catchup import BATCH, PATIENCE, CatchUp, Progress
+from projections.catchup import CatchUp, Progress, Stretch
 from projections.metrics import Metrics
 from projections.osis.documents import Document, Documents, Namespace
 from projections.projection import AnyProjection, Entry
@@ -103,7 +103,6 @@ class _Replay:
         self._tell = tell
         self._clock = clock
         self._began = clock.monotonic()
-        self._end = 0
         self._metrics = Metrics()
         first = stream.first()
         if first is None:
@@ -142,19 +141,18 @@ class _Replay:
         writer.declare(indexes=False)
         last: Entry | None = None
         with closing(self._stream.read_from("first")) as reader:
-            for entries in self._until(writer, reader, until):
+            stretch = Stretch(self._stream, reader, 0)
+            for entries in self._until(writer, stretch, until):
                 writer.fold(entries)
                 last = entries[-1]
-                self._heed(self._progress(last.record.next_offset))
+                self._heed(self._progress(last.record.next_offset, stretch.end))
         writer.mark(self._log_id, last)
         writer.declare(indexes=True)
         return self._report(namespace, live=False)
 
-    def _until(self, writer: Writer, reader: Reader, until: datetime | int) -> Iterator[list[Entry]]:
+    def _until(self, writer: Writer, stretch: Stretch, until: datetime | int) -> Iterator[list[Entry]]:
         """Batches of what is not later than `until`."""
-        end = self._end = self._stream.next_offset()
-        while writer.state.next_offset < end:
-            records = reader.read(BATCH, PATIENCE)
+        for records in stretch:
             entries = []
             for record in records:
                 entry = writer.admit(record)
@@ -163,7 +161,7 @@ class _Replay:
                 entries.append(entry)
             if entries:
                 yield entries
-            if len(entries) < len(records) or not records:
+            if len(entries) < len(records):
                 return
 
     def _live(self) -> tuple[Namespace, Saved]:
@@ -218,9 +216,9 @@ class _Replay:
             self._tell(progress.next_offset, progress.end, progress.rate)
         return True
 
-    def _progress(self, next_offset: int) -> Progress:
+    def _progress(self, next_offset: int, end: int) -> Progress:
         seconds = self._clock.monotonic() - self._began
-        return Progress(next_offset, self._end, self._metrics.records / seconds if seconds > 0 else 0.0)
+        return Progress(next_offset, end, self._metrics.records / seconds if seconds > 0 else 0.0)
 
     def _report(self, namespace: Namespace, *, live: bool) -> ReplayReport:
         saved = read_checkpoint(namespace)

@@ -139,8 +139,8 @@ class Runner:
         found = "there are no views yet" if name is None else self._resume(name, first)
         return self._begin(found, log_id(first)) if isinstance(found, str) else found
 
-    def _resume(self, name: str, first: Record) -> Opened | str:
-        """The generation behind its checkpoint, or why it must be rebuilt."""
+    def _resume(self, name: str, first: Record) -> Opened | str | None:
+        """The generation behind its checkpoint; or why it must be rebuilt; None when this process may not."""
         writer = self._writer(name)
         saved = writer.load()
         if not generation.exists(writer.namespace) or (saved is None and self._target is None):
@@ -148,6 +148,9 @@ class Runner:
         if saved is None:
             return Opened(writer, self._stream.read_from("first"), log_id(first))
         if saved.views != self._versions:
+            if self._started:
+                # swapped a moment ago by other code: look again
+                return None
             return f"the projections changed: {_difference(saved.views, self._versions)}"
         try:
             return Opened(writer, resume(self._stream, saved.checkpoint), saved.checkpoint.log)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bus.embedded import EmbeddedBus
+from bus.embedded import EmbeddedBus, EmbeddedReader
+from bus.errors import Unreachable
+from bus.ports import Record
 from events.actors import PROJECTIONS as USER
 from projections import catchup, generation
 from projections import replay as replaying
@@ -118,6 +120,40 @@ def test_progress_is_told(bus: EmbeddedBus, documents: Documents, monkeypatch: p
     assert [next_offset for next_offset, _, _ in told] == [*range(50, len(STORY.said), 50), len(STORY.said)]
     assert {end for _, end, _ in told} == {len(STORY.said)}
     assert all(rate > 0 for _, _, rate in told)
+
+
+def stuttering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is away at every second read: nothing comes, and that is not the end of the log."""
+    calls, read = iter(range(10**6)), EmbeddedReader.read
+
+    def away(self: EmbeddedReader, limit: int = 1000, timeout: float = 1.0) -> list[Record]:
+        return [] if next(calls) % 2 == 0 else read(self, limit, timeout)
+
+    monkeypatch.setattr(EmbeddedReader, "read", away)
+    monkeypatch.setattr(catchup, "BATCH", 50)
+
+
+@pytest.mark.parametrize("until", [None, 150])
+def test_a_replay_is_not_done_because_the_engine_was_away_for_a_moment(
+    bus: EmbeddedBus, documents: Documents, monkeypatch: pytest.MonkeyPatch, until: int | None
+) -> None:
+    stuttering(monkeypatch)
+
+    report = replay(bus, documents, until=until)
+
+    assert views_of(documents, report) == fold_log(STORY.records()[: until and until + 1])
+
+
+def test_a_log_that_never_gives_what_it_has_is_said_to_be_out_of_reach(
+    bus: EmbeddedBus, documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catchup, "MAX_EMPTY", 3)
+    monkeypatch.setattr(catchup, "PATIENCE", 0.01)
+    monkeypatch.setattr(EmbeddedReader, "read", lambda *_: [])
+
+    with pytest.raises(Unreachable, match="ends at"):
+        replay(bus, documents)
+    assert view_status(documents).generation is None
 
 
 def test_a_replay_takes_the_place_of_views_of_another_log(
