@@ -241,7 +241,7 @@ class Agent:
     def _check_parts(self) -> None:
         """A thread that died of a mistake must not leave half an agent behind."""
         parts = self._parts
-        for part in (self._journal, parts.outbox, parts.heartbeat, self._periodic):
+        for part in (self._journal, parts.pool, parts.outbox, parts.heartbeat, self._periodic):
             if not part.alive:
                 raise AgentError(f"the agent's {type(part).__name__.lower()} has died; the log says of what")
 
