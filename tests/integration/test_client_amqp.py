@@ -1,11 +1,7 @@
 """The client over AMQP, against a real broker with real rights, and what breaks between the two."""
 
-import asyncio
 import faulthandler
 import os
-import socket
-import ssl
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -16,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import kombu
 import pytest
@@ -33,6 +29,7 @@ from tests.contract.bus_contract import SOON, RabbitEngine
 from tests.proxy import Proxy
 from tests.servers.management import Management
 from tests.servers.rabbitmq import RabbitMQ
+from tests.tls import Tls
 from tests.waiting import wait_until
 
 BILLING = service_user("billing")
@@ -438,73 +435,32 @@ def test_ten_threads_lose_nothing_while_the_broker_is(how: str, private_rabbitmq
 
 
 @pytest.fixture
-def tls(tmp_path: Path, engine: RabbitEngine) -> Iterator["Tls"]:
+def tls(tmp_path: Path, engine: RabbitEngine) -> Iterator[Tls]:
     with Tls(tmp_path, engine.port) as made:
         yield made
 
 
-class Tls:
-    """Ends TLS before the broker, as a proxy does, with a certificate for `localhost` that it signed itself."""
-
-    def __init__(self, folder: Path, broker: int) -> None:
-        self.certificate, key = folder / "certificate.pem", folder / "key.pem"
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        more = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(self.certificate)]
-        subprocess.run([*command, *more], check=True, capture_output=True)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(self.certificate, key)
-        self._broker = broker
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self.port = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        server = asyncio.start_server(self._join, "localhost", 0, family=socket.AF_INET, ssl=self._context)
-        self._server = asyncio.run_coroutine_threadsafe(server, self._loop).result(SOON)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(SOON)
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
-
-    async def _join(self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
-        far, far_out = await asyncio.open_connection("127.0.0.1", self._broker)
-        await asyncio.gather(self._pass_on(near, far_out), self._pass_on(far, near_out))
-
-    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await source.read(65536):
-                sink.write(data)
-        sink.close()
-
-    def url(self, engine: RabbitEngine, host: str = "localhost") -> str:
-        url = engine.url(BILLING, self.port).replace("amqp:", "amqps:")
-        return url.replace("@127.0.0.1", f"@{host}")
+def url_of(tls: Tls, engine: RabbitEngine, host: str = "localhost") -> str:
+    url = engine.url(BILLING, tls.port).replace("amqp:", "amqps:")
+    return url.replace("@127.0.0.1", f"@{host}")
 
 
 def test_events_go_over_tls_to_a_broker_whose_authority_is_known(engine: RabbitEngine, tls: Tls) -> None:
-    with AmqpClient(tls.url(engine), ca=str(tls.certificate)) as client:
+    with AmqpClient(url_of(tls, engine), ca=str(tls.certificate)) as client:
         id = say(client)
     assert [event.id for event in admitted(engine.bus(PORTAL))] == [id]
 
 
 def test_a_broker_whose_certificate_nobody_knows_is_told_nothing(engine: RabbitEngine, tls: Tls) -> None:
     began = time.monotonic()
-    with AmqpClient(tls.url(engine)) as client, pytest.raises(Refused, match="certificate"):
+    with AmqpClient(url_of(tls, engine)) as client, pytest.raises(Refused, match="certificate"):
         say(client)
     assert time.monotonic() - began < SOON
 
 
 def test_a_broker_whose_certificate_is_for_another_name_is_told_nothing(engine: RabbitEngine, tls: Tls) -> None:
     with (
-        AmqpClient(tls.url(engine, "127.0.0.1"), ca=str(tls.certificate)) as client,
+        AmqpClient(url_of(tls, engine, "127.0.0.1"), ca=str(tls.certificate)) as client,
         pytest.raises(Refused, match="certificate"),
     ):
         say(client)

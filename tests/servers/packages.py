@@ -43,11 +43,18 @@ BUILD = (
     Package("libc6-dev", "/usr/include/stdio.h"),
 )
 
+#: What the examples for other services are written in, and what makes certificates.
+TOOLS = (
+    Package("nodejs", "node"),
+    Package("curl", "curl"),
+    Package("openssl", "openssl"),
+)
+
 #: Asked by Debian's maintainer scripts whether they may start a service.
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
-def missing(packages: tuple[Package, ...] = SERVERS + BUILD) -> list[Package]:
+def missing(packages: tuple[Package, ...] = SERVERS + BUILD + TOOLS) -> list[Package]:
     """Return those of `packages` that are not installed."""
     return [package for package in (*packages, *_python_headers()) if not _is_present(package)]
 
