@@ -101,6 +101,18 @@ def _agent(node: str) -> Rights:
     )
 
 
+def ensure_vhost(management_url: str, vhost: str) -> None:
+    """Makes the virtual host, where the administrator may do everything. Harmless when it is there.
+
+    `management_url` as for `ensure_user`. Raises `Refused`, `Unreachable`.
+    """
+    at, admin = quote(vhost, safe=""), httpx.URL(management_url).username
+    with _Management(management_url) as management:
+        management.put(f"vhosts/{at}", {})
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        management.put(f"permissions/{at}/{quote(admin, safe='')}", everything)
+
+
 def ensure_user(management_url: str, vhost: str, user: str, password: str) -> None:
     """Makes the user, or gives it this password and today's rights. An agent gets its inbox too.
 

@@ -20,6 +20,7 @@ COMMANDS = MappingProxyType(
             "projections": ("services", "one service: keeps the views"),
             "portal": ("services", "one service: pages and the REST API"),
             "agent": ("services", "one service: runs jobs on this machine"),
+            "setup": ("setup", "prepare RabbitMQ: users, rights, topology"),
         },
         "Use the fleet": {
             "run": ("run", "run a script on nodes, and show what comes of it"),

@@ -42,6 +42,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     public_url: str = ""
     agents_bus_url: str = ""
     management_url: str = ""
+    users: Mapping[str, str] = MappingProxyType({})
     node: str = ""
     roles: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
@@ -93,6 +94,17 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def users(text: str) -> Mapping[str, str]:
+    """Reads NAME:PASSWORD pairs. What is wrong is told by its place, as it may be a password."""
+    found = {}
+    for place, entry in enumerate(text.split(), 1):
+        name, _, password = entry.partition(":")
+        if not name or not password or name in found:
+            raise BadValue(f"has something else in place {place}; right would be NAME:PASSWORD NAME:PASSWORD …")
+        found[name] = password
+    return MappingProxyType(found)
 
 
 def folder(text: str) -> Path:
@@ -150,6 +162,12 @@ VARIABLES = (
         "management_url",
         "RabbitMQ's management API, by which nodes get users: http://USER:PASSWORD@HOST:PORT",
         url("http", "https"),
+    ),
+    Variable(
+        "FLEETBUS_USERS",
+        "users",
+        "broker users and the passwords that `setup` gives them: NAME:PASSWORD, with spaces between",
+        users,
     ),
     Variable("FLEETBUS_NODE", "node", "the id of the node that the agent speaks for", str),
     Variable("FLEETBUS_ROLES", "roles", "roles that the node has when it is first seen, with commas between", words),
