@@ -10,6 +10,8 @@ from typing import IO, Any
 
 import click
 
+from fleetbus.output import no_colour
+
 FAILED, WRONG, NOT_REACHED = 1, 2, 3
 
 
@@ -27,7 +29,9 @@ class Failure(click.ClickException):
         self.hints: Sequence[str] = [hint for hint in hints if hint]
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {self.message}", file=file, err=True)
+        # the context that knows about colours is gone by now
+        colour = False if no_colour() else None
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {self.message}", file=file, err=True, color=colour)
         for hint in self.hints:
             click.echo(f"  {hint}", file=file, err=True)
 

@@ -1,6 +1,11 @@
 """Commands against a small server that says what the test wants: errors, answers that get lost, streams that end."""
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -276,6 +281,32 @@ def test_there_are_no_colours_when_nobody_looks(portal: Portal) -> None:
     portal.answer = lambda request: (404, {"title": "Unknown node"})
     done = fleetbus("node", "show", "n1")
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def on_a_terminal(*args: str, **environ: str) -> bytes:
+    """What a command shows to a person."""
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "fleetbus", *args]
+    shown = b""
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env={**os.environ, "TERM": "xterm", **environ}
+    ):
+        os.close(terminal)
+        with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
+            while part := os.read(master, 4096):
+                shown += part
+    os.close(master)
+    return shown
+
+
+def test_there_are_colours_on_a_terminal_unless_the_person_wants_none(portal: Portal) -> None:
+    job = dict.fromkeys(("hash", "node", "by", "batch", "retry_of", "submitted_at", "started_at", "ended_at"))
+    more = {"params": {}, "late": False, "reason": "", "duration": None}
+    known = {"id": "j", "script": "s", "state": "failed", **job, **more}
+    portal.answer = lambda request: (200, known) if request.path == "/jobs/j" else (404, {"title": "Unknown job"})
+    for id in ("j", "k"):
+        assert b"\x1b[" in on_a_terminal("job", "show", id)
+        assert b"\x1b[" not in on_a_terminal("job", "show", id, NO_COLOR="1")
 
 
 def test_exec_runs_the_script_shell_with_the_arguments_as_they_are(portal: Portal) -> None:
