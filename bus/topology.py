@@ -111,7 +111,7 @@ def _declare(connection: kombu.Connection, entity: Exchange | Queue, *, last_try
         return False
     except PreconditionFailed as error:
         raise Refused(
-            f"the {kind} {entity.name!r} exists with other properties ({error.reply_text}); "
+            f"cannot declare the {kind} {entity.name!r}, something exists with other properties ({error.reply_text}); "
             "if nothing in it is needed, delete it on the broker and start again"
         ) from error
     except IrrecoverableChannelError as error:

@@ -7,13 +7,12 @@ from typing import Literal
 
 from pika.spec import BasicProperties
 
-from bus.errors import NotConfirmed
 from bus.ports import Inbox, Message, Seat, Stream, StreamName
 from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.inbox import RabbitInbox
 from bus.rabbitmq.names import DELIVER, EXCHANGE, inbox_queue
 from bus.rabbitmq.probe import ask
-from bus.rabbitmq.publisher import Publisher
+from bus.rabbitmq.publisher import Publisher, appended, delivered
 from bus.rabbitmq.seat import RabbitSeat
 from bus.rabbitmq.stream import RabbitStream
 from events.envelope import CONTENT_TYPE
@@ -33,8 +32,8 @@ class RabbitBus:
     def __init__(self, url: str, folder: Path | None = None) -> None:
         self._connection = Connection(url)
         self._folder = folder
-        self._fleet = Publisher(self._connection, EXCHANGE)
-        self._inboxes = Publisher(self._connection, DELIVER)
+        self._fleet: Publisher[None] = Publisher(self._connection, EXCHANGE, appended)
+        self._inboxes: Publisher[bool] = Publisher(self._connection, DELIVER, delivered)
 
     @property
     def user(self) -> str:
@@ -46,7 +45,7 @@ class RabbitBus:
 
     def publish(self, message: Message) -> Future[None]:
         properties = self._properties(message.id, message.type, message.content_type)
-        return _appended(self._fleet.publish(message.key, message.body, properties))
+        return self._fleet.publish(message.key, message.body, properties)
 
     def deliver(self, key: str, body: bytes, id: str = "") -> Future[bool]:
         return self._inboxes.publish(key, body, self._properties(id, "", CONTENT_TYPE))
@@ -78,22 +77,3 @@ class RabbitBus:
         self._connection.close()
         self._fleet.close()
         self._inboxes.close()
-
-
-def _appended(taken: Future[bool]) -> Future[None]:
-    """That no queue takes what is published on `fleetbus` happens while a broker starts, before it knows its streams
-    again. It confirms what it then throws away.
-    """
-    appended: Future[None] = Future()
-    appended.set_running_or_notify_cancel()
-
-    def settle(taken: Future[bool]) -> None:
-        if error := taken.exception():
-            appended.set_exception(error)
-        elif not taken.result():
-            appended.set_exception(NotConfirmed("no stream took it: the broker is not ready yet"))
-        else:
-            appended.set_result(None)
-
-    taken.add_done_callback(settle)
-    return appended

@@ -29,6 +29,16 @@ def tell(future: "asyncio.Future[T]", value: T) -> None:
         future.set_result(value)
 
 
+def reason_of(error: BaseException) -> str:
+    """The innermost error of those that pika wrapped into each other, in words."""
+    inner: object = error
+    while isinstance(inner, BaseException):
+        error = inner
+        several = getattr(inner, "exceptions", None)
+        inner = several[-1] if several else getattr(inner, "exception", inner.args[0] if inner.args else None)
+    return str(getattr(error, "reply_text", None) or getattr(error, "strerror", None) or inner or type(error).__name__)
+
+
 class ChannelGone(Exception):
     """The channel ended. `code` is the broker's reason to close this channel, or 0 when the connection was lost."""
 
@@ -56,7 +66,7 @@ class ChannelGone(Exception):
     def because(cls, reason: BaseException) -> "ChannelGone":
         if isinstance(reason, ChannelClosedByBroker):
             return cls(reason.reply_code, reason.reply_text)
-        return cls(0, str(reason) or type(reason).__name__)
+        return cls(0, reason_of(reason))
 
 
 class Channel:

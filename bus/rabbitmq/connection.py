@@ -25,7 +25,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError
 
 from bus.errors import BadUrl, BusError, Closed, Unreachable
-from bus.rabbitmq.channel import Channel, ChannelGone, tell
+from bus.rabbitmq.channel import Channel, ChannelGone, reason_of, tell
 
 T = TypeVar("T")
 
@@ -207,9 +207,7 @@ class Connection:
         self._to("start")
         while True:
             lost: asyncio.Future[BaseException] = self._loop.create_future()
-            try:
-                await self._dial(lost)
-            except AMQPError as error:
+            if error := await self._dial(lost):
                 self._to("failed")
                 self._tell(error, failures)
                 failures += 1
@@ -222,31 +220,30 @@ class Connection:
             await asyncio.sleep(pause_after(failures, random.random()))
             self._to("retry")
 
-    async def _dial(self, lost: "asyncio.Future[BaseException]") -> None:
-        opened: asyncio.Future[None] = self._loop.create_future()
-
-        def failed(_raw: object, error: BaseException) -> None:
-            if not opened.done():
-                opened.set_exception(error if isinstance(error, AMQPError) else AMQPError(str(error)))
-
+    async def _dial(self, lost: "asyncio.Future[BaseException]") -> BaseException | None:
+        """Opens a connection, which answers to `lost` when it ends; or says why there is none."""
+        opened: asyncio.Future[BaseException | None] = self._loop.create_future()
         self._raw = _Pika(
             self._parameters,
             on_open_callback=lambda _raw: tell(opened, None),
-            on_open_error_callback=failed,
-            on_close_callback=lambda _raw, reason: tell(lost, reason),
+            on_open_error_callback=lambda _raw, error: tell(opened, error),
+            on_close_callback=lambda _raw, reason: self._hear(lost, reason),
             custom_ioloop=self._loop,
         )
-        await opened
+        return await opened
+
+    def _hear(self, lost: "asyncio.Future[BaseException]", reason: BaseException) -> None:
+        self._up.clear()
+        tell(lost, reason)
 
     def _tell(self, error: BaseException, failures: int) -> None:
-        self.trouble = _reason(error)
+        self.trouble = reason_of(error)
         if failures == 0:
             log.warning("RabbitMQ cannot be reached", action="bus.unreachable", at=self.where, reason=self.trouble)
 
     def _lose(self, error: BaseException) -> None:
-        self._up.clear()
         self._to("lost")
-        self.trouble = _reason(error)
+        self.trouble = reason_of(error)
         for channel in list(self._channels):
             channel.lose(ChannelGone(0, self.trouble))
         log.warning("the connection was lost", action="bus.lost", at=self.where, reason=self.trouble)
@@ -279,14 +276,3 @@ class _Pika(AsyncioConnection):
             await asyncio.wait({ended}, timeout=CLOSE_WITHIN)
         # the socket is closed in the loop's next round
         await asyncio.sleep(0)
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost error that pika wrapped, in words."""
-    inner = error
-    while True:
-        several = getattr(inner, "exceptions", None)
-        one = several[-1] if several else getattr(inner, "exception", None)
-        if not isinstance(one, BaseException):
-            return getattr(inner, "reply_text", "") or str(inner) or type(inner).__name__
-        inner = one

@@ -8,6 +8,8 @@ from bus.rabbitmq.connection import Connection
 
 #: Seconds until a channel is opened again that the broker closed. (A lost connection has its own back-off.)
 AGAIN_AFTER = 0.5
+#: Seconds in which a lost connection is known as lost.
+BREATH = 0.02
 
 
 class Lane:
@@ -47,8 +49,8 @@ class Lane:
             gone = await self._once()
             if not self._lost(gone):
                 return
-            if gone.code:
-                await asyncio.sleep(AGAIN_AFTER)
+            # even after a loss: until the connection has noticed it, a new channel fails at once
+            await asyncio.sleep(AGAIN_AFTER if gone.code else BREATH)
 
     async def _once(self) -> ChannelGone:
         channel: Channel | None = None

@@ -11,8 +11,9 @@ import re
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
 
 from pika.spec import BasicProperties
 
@@ -21,6 +22,8 @@ from bus.rabbitmq.channel import ACCESS_REFUSED, PRECONDITION_FAILED, Channel, C
 from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.lane import Lane
 from bus.rabbitmq.names import LAST, NO_TOPOLOGY
+
+T = TypeVar("T")
 
 #: Messages, and bytes of their bodies, that may be unconfirmed; then `publish` blocks.
 WINDOW = 10_000
@@ -36,6 +39,21 @@ BURST = 200
 LONGEST = 255
 
 
+def appended(taken: bool) -> None:
+    """Raises `NotConfirmed` when no queue took what was published on `fleetbus`: a stream is always bound.
+
+    But not while a broker starts. RabbitMQ 3.10 then serves clients before it knows its bindings again, and confirms
+    what it throws away.
+    """
+    if not taken:
+        raise NotConfirmed("no stream took it: the broker is not ready yet")
+
+
+def delivered(taken: bool) -> bool:
+    """Whether there was an inbox."""
+    return taken
+
+
 class _Sending:
     """One message on its way."""
 
@@ -46,18 +64,18 @@ class _Sending:
         self.body = body
         self.properties = properties
         self.give_up_at = time.monotonic() + CONFIRM_WITHIN
-        #: Whether a queue took it.
-        self.future: Future[bool] = Future()
+        self.future: Future[Any] = Future()
         # from here on nobody can cancel it: it may be in the log already
         self.future.set_running_or_notify_cancel()
 
 
-class Publisher:
-    """One exchange, one channel. The futures tell whether a queue took the message: all are sent as `mandatory`."""
+class Publisher(Generic[T]):
+    """One exchange, one channel. `outcome` makes the future's result of whether a queue took the message, or raises."""
 
-    def __init__(self, connection: Connection, exchange: str) -> None:
+    def __init__(self, connection: Connection, exchange: str, outcome: Callable[[bool], T]) -> None:
         self._connection = connection
         self._exchange = exchange
+        self._outcome = outcome
         self._room = threading.Condition()
         self._waiting: deque[_Sending] = deque()
         self._open_count = 0
@@ -81,7 +99,7 @@ class Publisher:
 
     # any thread
 
-    def publish(self, key: str, body: bytes, properties: BasicProperties) -> Future[bool]:
+    def publish(self, key: str, body: bytes, properties: BasicProperties) -> Future[T]:
         sending = _Sending(key, body, properties)
         if error := self._unfit(sending):
             sending.future.set_exception(error)
@@ -99,10 +117,10 @@ class Publisher:
         return sending.future
 
     def _unfit(self, sending: _Sending) -> BusError | None:
-        shorts = {"routing key": sending.key, "id": sending.properties.message_id, "type": sending.properties.type}
-        for what, text in shorts.items():
-            if text and len(text.encode()) > LONGEST:
-                return Refused(f"the {what} has {len(text.encode())} bytes, AMQP takes at most {LONGEST}")
+        for text in (sending.key, sending.properties.message_id, sending.properties.type):
+            # no character has more than four bytes
+            if text and len(text) > LONGEST // 4 and len(text.encode()) > LONGEST:
+                return Refused(f"{text[:40]!r}… has {len(text.encode())} bytes, AMQP takes at most {LONGEST}")
         return None
 
     def _wait_for_room(self, sending: _Sending) -> BusError | None:
@@ -173,27 +191,27 @@ class Publisher:
                 return
 
     def _drain(self) -> None:
-        for _ in range(BURST):
-            sending = self._next()
-            if sending is None:
-                return
+        burst = self._next_burst()
+        for sending in burst:
             self._send(sending)
-        asyncio.get_running_loop().call_soon(self._drain)
+        if burst:
+            asyncio.get_running_loop().call_soon(self._drain)
 
-    def _next(self) -> _Sending | None:
+    def _next_burst(self) -> list[_Sending]:
         with self._room:
             if self._channel is None or self._holds or not self._waiting:
                 self._awake = False
-                return None
-            return self._waiting.popleft()
+                return []
+            return [self._waiting.popleft() for _ in range(min(BURST, len(self._waiting)))]
 
     def _send(self, sending: _Sending) -> None:
-        assert self._channel is not None
         tag = self._next_tag
         self._next_tag += 1
         if tag == 1:
             self._unproven_since = time.monotonic()
         self._sent[tag] = sending
+        if self._channel is None:
+            return
         try:
             self._channel.publish(self._exchange, sending.key, sending.body, sending.properties)
         except ChannelGone:
@@ -209,9 +227,14 @@ class Publisher:
             return
         self._give_back(sending for _, sending in done)
         for each, sending in done:
-            found = each not in self._returned
-            self._returned.discard(each)
-            sending.future.set_result(found)
+            self._conclude(sending, each not in self._returned)
+        self._returned.difference_update(tags)
+
+    def _conclude(self, sending: _Sending, taken: bool) -> None:
+        try:
+            sending.future.set_result(self._outcome(taken))
+        except NotConfirmed as error:
+            sending.future.set_exception(error)
 
     def _up_to(self, last: int) -> list[int]:
         tags = []
@@ -274,7 +297,9 @@ class Publisher:
         with self._room:
             self._open_count -= count
             self._open_bytes -= size
-            self._room.notify_all()
+            # not for every message: a sender that wakes for each one is busy with waking
+            if self._open_count <= WINDOW * 3 // 4 and self._open_bytes <= WINDOW_BYTES * 3 // 4:
+                self._room.notify_all()
 
 
 def _is_named(sending: _Sending, gone: ChannelGone) -> bool:

@@ -29,7 +29,9 @@ class _Arrival(NamedTuple):
 class StreamReader:
     """`bus.ports.Reader`."""
 
-    def __init__(self, connection: Connection, publisher: Publisher, queue: str, start: Start, prefetch: int) -> None:
+    def __init__(
+        self, connection: Connection, publisher: Publisher[None], queue: str, start: Start, prefetch: int
+    ) -> None:
         self._connection = connection
         self._publisher = publisher
         self._queue = queue

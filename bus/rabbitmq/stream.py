@@ -21,7 +21,7 @@ PREFETCH: dict[StreamName, int] = {"log": 1_000, "telemetry": 1_000, "blobs": 40
 class RabbitStream:
     """`bus.ports.Stream`."""
 
-    def __init__(self, connection: Connection, publisher: Publisher, name: StreamName) -> None:
+    def __init__(self, connection: Connection, publisher: Publisher[None], name: StreamName) -> None:
         self._connection = connection
         self._publisher = publisher
         self._queue = STREAMS[name]

@@ -280,7 +280,8 @@ def test_users_publish_their_own_keys_only(engine: RabbitEngine, user: str) -> N
 OF_THE_HOUSE = (
     "delivers to another", "writes straight into the log", "reads another's inbox", "takes the seat",
     "empties another's inbox", "deletes another's inbox", "deletes the log", "unbinds the log",
-    "binds another's inbox", "binds the fleet to deliveries", "makes a queue of its own", "makes an exchange of its own",
+    "binds another's inbox", "binds the fleet to deliveries", "makes a queue of its own",
+    "makes an exchange of its own",
 )  # fmt: skip
 
 
