@@ -44,8 +44,11 @@ NEXT: dict[tuple[State, Happening], State] = {
     ("waiting", "close"): "closed",
 }
 
-#: Seconds between heartbeats. The broker drops a silent peer after two of them.
+#: Seconds of AMQP's heartbeat: each side sends every 2.5, and the broker drops a peer that was silent for 10 to 15.
 HEARTBEAT = 5
+#: Seconds without a sign of the broker after which the connection is given up: before the broker gives our seat to
+#: another. (pika alone takes 10 to 20.)
+SILENT_AFTER = 8.0
 #: Seconds that a connection must have lasted for its loss not to count as one more failure.
 PROVEN_AFTER = 1.0
 #: Seconds until an attempt to connect is given up.
@@ -213,9 +216,11 @@ class Connection:
                 failures += 1
             else:
                 self._to("opened")
+                self.trouble = "it does not answer"
                 began = self._loop.time()
                 self._up.set()
-                self._lose(await lost)
+                await self._listen(lost)
+                self._lose(lost.result())
                 failures = failures + 1 if self._loop.time() - began < PROVEN_AFTER else 0
             await asyncio.sleep(pause_after(failures, random.random()))
             self._to("retry")
@@ -230,7 +235,30 @@ class Connection:
             on_close_callback=lambda _raw, reason: self._hear(lost, reason),
             custom_ioloop=self._loop,
         )
+        self._raw.add_on_connection_blocked_callback(lambda _raw, frame: self._blocked(frame.method.reason))
+        self._raw.add_on_connection_unblocked_callback(lambda _raw, _frame: self._unblocked())
         return await opened
+
+    def _blocked(self, reason: str) -> None:
+        """The broker reads nothing more from us, neither messages nor questions, until its alarm is over."""
+        self.trouble = f"it is {reason}, and has blocked who publishes"
+        log.warning("RabbitMQ takes nothing more", action="bus.blocked", at=self.where, reason=reason)
+
+    def _unblocked(self) -> None:
+        self.trouble = "it does not answer"
+        log.info("RabbitMQ goes on", action="bus.unblocked", at=self.where)
+
+    async def _listen(self, lost: "asyncio.Future[BaseException]") -> None:
+        """Until the connection ends, which a broker that has fallen silent brings about."""
+        assert self._raw is not None
+        heard, since = -1, self._loop.time()
+        while not lost.done():
+            await asyncio.wait({lost}, timeout=1.0)
+            if self._raw.bytes_received != heard:
+                heard, since = self._raw.bytes_received, self._loop.time()
+            elif self._loop.time() - since > SILENT_AFTER:
+                self._raw.drop(f"the broker was silent for {SILENT_AFTER:.0f} seconds")
+                await lost
 
     def _hear(self, lost: "asyncio.Future[BaseException]", reason: BaseException) -> None:
         self._up.clear()
@@ -263,6 +291,9 @@ class Connection:
 class _Pika(AsyncioConnection):
     """A connection that can be ended within a bounded time, whatever the broker does."""
 
+    #: Counted by pika; its type stubs leave it out.
+    bytes_received: int
+
     async def end(self) -> None:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.add_on_close_callback(lambda _raw, _reason: tell(ended, None))
@@ -271,8 +302,11 @@ class _Pika(AsyncioConnection):
             self.close()
         await asyncio.wait({ended}, timeout=CLOSE_WITHIN)
         if not ended.done():
-            # the stubs know nothing of it; without it a broker that hangs keeps our socket open
-            self._terminate_stream(AMQPError("no answer to the goodbye"))  # type: ignore[attr-defined]
+            self.drop("no answer to the goodbye")
             await asyncio.wait({ended}, timeout=CLOSE_WITHIN)
         # the socket is closed in the loop's next round
         await asyncio.sleep(0)
+
+    def drop(self, why: str) -> None:
+        """Closes the socket without a word, which pika's public methods cannot."""
+        self._terminate_stream(AMQPError(why))  # type: ignore[attr-defined]

@@ -258,9 +258,8 @@ class Publisher(Generic[T]):
 
     @property
     def _why(self) -> str:
-        if self._channel is not None:
-            return "the broker did not answer"
-        return self._trouble if self._connection.connected else self._connection.trouble
+        missing = self._channel is None and self._connection.connected
+        return self._trouble if missing and self._trouble else self._connection.trouble
 
     def _take_late(self, now: float) -> list[_Sending]:
         late = []

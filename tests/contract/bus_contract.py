@@ -54,6 +54,8 @@ class RabbitEngine:
 
     def __init__(self, management: Management, vhost_url: str) -> None:
         self._management = management.url
+        #: May do everything.
+        self.admin_url = vhost_url
         self._broker = urlsplit(vhost_url)
         self._opened: list[Bus] = []
         self._users: set[str] = set()
@@ -83,6 +85,11 @@ class RabbitEngine:
 
     def bus(self, user: str, folder: Path | None = None, port: int | None = None) -> RabbitBus:
         bus = RabbitBus(self.url(user, port), folder)
+        self._opened.append(bus)
+        return bus
+
+    def admin(self) -> RabbitBus:
+        bus = RabbitBus(self.admin_url)
         self._opened.append(bus)
         return bus
 
