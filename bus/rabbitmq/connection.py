@@ -44,6 +44,8 @@ NEXT: dict[tuple[State, Happening], State] = {
     ("waiting", "close"): "closed",
 }
 
+#: Its own source of chance: the reconnecting thread must not disturb who counts on `random`'s state.
+CHANCE = random.SystemRandom()
 #: Seconds of AMQP's heartbeat: each side sends every 2.5, and the broker drops a peer that was silent for 10 to 15.
 HEARTBEAT = 5
 #: Seconds without a sign of the broker after which the connection is given up: before the broker gives our seat to
@@ -222,7 +224,7 @@ class Connection:
                 await self._listen(lost)
                 self._lose(lost.result())
                 failures = failures + 1 if self._loop.time() - began < PROVEN_AFTER else 0
-            await asyncio.sleep(pause_after(failures, random.random()))
+            await asyncio.sleep(pause_after(failures, CHANCE.random()))
             self._to("retry")
 
     async def _dial(self, lost: "asyncio.Future[BaseException]") -> BaseException | None:
@@ -309,4 +311,6 @@ class _Pika(AsyncioConnection):
 
     def drop(self, why: str) -> None:
         """Closes the socket without a word, which pika's public methods cannot."""
+        if getattr(self, "_transport", None) is None and getattr(self, "_connection_workflow", None) is None:
+            return  # its connecting was called off: there is nothing to end, and pika stumbles over that
         self._terminate_stream(AMQPError(why))  # type: ignore[attr-defined]
