@@ -82,13 +82,13 @@ def user_of(found: pika.URLParameters) -> str:
 
 def parameters(url: str) -> pika.URLParameters:
     """What pika needs to know. Raises `BadUrl`; its text never holds the password."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or not parts.username:
-        raise BadUrl(GOOD_URL)
     try:
+        parts = urlsplit(url)
         found = pika.URLParameters(url)
     except (ValueError, TypeError):
         raise BadUrl(GOOD_URL) from None
+    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or not parts.username:
+        raise BadUrl(GOOD_URL)
     found.heartbeat = HEARTBEAT
     found.connection_attempts = 1
     found.socket_timeout = found.stack_timeout = CONNECT_WITHIN
@@ -117,6 +117,8 @@ class Connection:
         self._loop = asyncio.new_event_loop()
         self._up: asyncio.Event = asyncio.Event()
         self._raw: _Pika | None = None
+        self._closing = threading.Lock()
+        self._closes = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="bus-io", daemon=True)
         self._thread.start()
         self.soon(lambda: self.spawn(self._live()))
@@ -130,10 +132,6 @@ class Connection:
     @property
     def connected(self) -> bool:
         return self._state == "up"
-
-    @property
-    def closed(self) -> bool:
-        return self._state == "closed"
 
     @property
     def inside(self) -> bool:
@@ -153,10 +151,11 @@ class Connection:
     def wait(self, work: Coroutine[Any, Any, T], timeout: float = PATIENCE) -> T:
         """What `work` returns or raises, run in the I/O thread. Raises `Unreachable` after `timeout`, `Closed`."""
         assert not self.inside, "a callback of the bus must not wait for the bus"
-        if self.closed:
-            work.close()
-            raise Closed("the bus is closed")
-        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout), self._loop)
+        with self._closing:
+            if self._closes:
+                work.close()
+                raise Closed("the bus is closed")
+            future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout), self._loop)
         try:
             return future.result(timeout + CLOSE_WITHIN)
         except TimeoutError:
@@ -173,8 +172,10 @@ class Connection:
 
     def close(self) -> None:
         """Ends the connection and the thread. Harmless when called again."""
-        if self.closed:
-            return
+        with self._closing:
+            if self._closes:
+                return
+            self._closes = True
         asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result(4 * CLOSE_WITHIN)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_WITHIN)
@@ -218,6 +219,7 @@ class Connection:
                 failures += 1
             else:
                 self._to("opened")
+                log.info("connected to RabbitMQ", action="bus.connected", at=self.where)
                 self.trouble = "it does not answer"
                 began = self._loop.time()
                 self._up.set()

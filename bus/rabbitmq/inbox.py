@@ -83,6 +83,7 @@ class RabbitInbox:
         self._keys, self._error = frozenset(keys), None
         before = self._generation
         self._connection.track(self)
+        self._lane.stop()
         self._lane.start()
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._generation > before, PATIENCE)

@@ -183,7 +183,8 @@ class Publisher(Generic[T]):
 
     def _came_back(self, key: str, body: bytes) -> None:
         """What comes back carries no delivery tag, but it comes in the order of sending and before its confirm."""
-        for tag in range(self._last_returned + 1, self._next_tag):
+        oldest = next(iter(self._sent), self._next_tag)
+        for tag in range(max(oldest, self._last_returned + 1), self._next_tag):
             sending = self._sent.get(tag)
             if sending is not None and sending.key == key and sending.body == body:
                 self._returned.add(tag)

@@ -4,6 +4,7 @@ Deliveries go into a buffer that the broker's credit bounds: what the caller has
 broker sends no more. After a loss the walk goes on behind the last record that came.
 """
 
+import asyncio
 import threading
 from collections import deque
 from types import TracebackType
@@ -18,6 +19,9 @@ from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.lane import Lane
 from bus.rabbitmq.probe import next_offset, record_of
 from bus.rabbitmq.publisher import Publisher
+
+#: Seconds that a reader from "next" may hold back what its process publishes.
+HOLD_AT_MOST = 5.0
 
 
 class _Arrival(NamedTuple):
@@ -102,7 +106,11 @@ class StreamReader:
     async def _find_end(self) -> int:
         channel = await self._connection.channel()
         try:
-            return await next_offset(channel, self._queue)
+            async with asyncio.timeout(HOLD_AT_MOST):
+                return await next_offset(channel, self._queue)
+        except TimeoutError:
+            self._let_go()
+            raise ChannelGone(0, "the stream does not answer") from None
         finally:
             channel.close()
 

@@ -15,7 +15,7 @@ from bus.rabbitmq.reader import StreamReader
 T = TypeVar("T")
 
 #: Deliveries that a reader may hold unread. Blobs come in chunks of 256 kB.
-PREFETCH: dict[StreamName, int] = {"log": 1_000, "telemetry": 1_000, "blobs": 40}
+PREFETCH: dict[StreamName, int] = {"log": 500, "telemetry": 500, "blobs": 40}
 
 
 class RabbitStream:
