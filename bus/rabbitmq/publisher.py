@@ -255,7 +255,7 @@ class Publisher(Generic[T]):
             )
             if self._channel and self._unproven_since and now - self._unproven_since > PROVEN_WITHIN:
                 self._unproven_since = None
-                self._channel.close()
+                self._channel.lose(ChannelGone(0, f"nothing was confirmed for {PROVEN_WITHIN:.0f} seconds"))
 
     @property
     def _why(self) -> str:

@@ -167,7 +167,7 @@ def test_a_channel_that_confirms_nothing_is_opened_anew(
     proxy.freeze()
     lost = bus.publish(event(1))
     assert first is not None
-    wait_until(lambda: first.raw.is_closing, deadline=SOON, what="its end")
+    wait_until(lambda: first.raw.is_closing, deadline=SOON, what="the end of that channel")
     proxy.thaw()
     assert lost.exception(SOON) is None or isinstance(lost.exception(), NotConfirmed)
     send(bus, event(2))
