@@ -27,6 +27,10 @@ from events.node import (
 from handlers.fleet import Fact, Fleet, Invitation, Node, Rejection, listing
 
 
+#: First words of routing keys on `fleetbus`: a node of such a name could lead its deliveries back there.
+RESERVED = frozenset({"command", "event", "telemetry", "blob"})
+
+
 def maintenance(fleet: Fleet, command: Event, now: datetime) -> Fact | Rejection:
     data: SetMaintenance = command.data
     if _known(fleet, data.node) is None:
@@ -65,6 +69,10 @@ def join(fleet: Fleet, command: Event, now: datetime) -> Fact | Rejection:
             reason="not_allowed",
             message="this invitation is unknown, used up or over; ask for a new one with `fleetbus node invite`",
             field="token",
+        )
+    if data.node in RESERVED:
+        return Rejection(
+            reason="bad_value", message=f"no node may be called {data.node!r}; choose another --node", field="node"
         )
     if _known(fleet, data.node) is not None:
         return Rejection(

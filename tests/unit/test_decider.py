@@ -291,6 +291,7 @@ def test_an_invitation_is_used_once_and_in_time(world: World) -> None:
     invite = InviteNode(token_hash="a" * 64, roles=("cpu",), valid_until=world.now + timedelta(minutes=15))
     world.command("command.node.invite", invite)
     assert join("n1") == "event.command.rejected", "the name is taken"
+    assert join("event") == "event.command.rejected", "its deliveries would look like events"
     assert join("n9") == "event.node.joined"
     assert join("n10") == "event.command.rejected"
     assert world.fleet.nodes["n9"].roles == ("cpu",)
