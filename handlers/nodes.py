@@ -26,7 +26,6 @@ from events.node import (
 )
 from handlers.fleet import Fact, Fleet, Invitation, Node, Rejection, listing
 
-
 #: First words of routing keys on `fleetbus`: a node of such a name could lead its deliveries back there.
 RESERVED = frozenset({"command", "event", "telemetry", "blob"})
 
