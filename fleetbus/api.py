@@ -27,8 +27,8 @@ RESEND_SECONDS = 60.0
 REFUSED_SECONDS = 5.0
 #: Seconds between two attempts.
 PAUSE = 0.5
-#: Seconds that an answer may take beyond what it was asked to wait.
-PATIENCE = 30.0
+#: Seconds that an answer may take beyond what it was asked to wait: the portal itself tries the bus for a minute.
+PATIENCE = 75.0
 #: Seconds without a word, not even a comment, after which a stream is taken for dead.
 SILENCE = 60.0
 

@@ -1,7 +1,6 @@
 """The services one by one, as they are run past one machine: on real servers, with settings from the environment."""
 
 import json
-import secrets
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from bus.users import ensure_user
 from fleetbus.metrics import METRICS
 from tests.acceptance.house import House
+from tests.contract.bus_contract import PASSWORD
 from tests.contract.stores import influxdb_database, mongodb_database
 from tests.servers.management import Management
 from tests.waiting import wait_until
@@ -43,9 +43,9 @@ class Site:
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
     def start(self, service: str, *args: str) -> None:
-        password = secrets.token_hex(16)
-        ensure_user(self.management.url, self.vhost, service, password)
-        bus = {"FLEETBUS_BUS_URL": f"amqp://{service}:{password}@{self.at}"}
+        # users belong to the whole broker: whoever tests on it at the same time must not change this one's password
+        ensure_user(self.management.url, self.vhost, service, PASSWORD)
+        bus = {"FLEETBUS_BUS_URL": f"amqp://{service}:{PASSWORD}@{self.at}"}
         self.begin(service, service, *args, **self.storage, **bus)
 
     def begin(self, name: str, *args: str, **environ: str) -> None:
