@@ -150,6 +150,7 @@ def test_killed_after_the_confirmation_and_before_the_outbox_knew_the_end_counts
     shutil.copytree(tmp_path / "data", tmp_path / "before", ignore=shutil.ignore_patterns("*.sock"))
     player.mend_log()
     second = start_process()
+    player.connected(2)
     player.finished(job)
     second.kill()
     # the journal as it was when the bus had confirmed and the agent had not taken note of it
