@@ -194,7 +194,7 @@ def test_an_ended_job_can_be_run_again_as_a_new_one(house: House) -> None:
     assert house.ended(new)["retry_of"] == id
 
 
-@pytest.mark.parametrize("id", ["nope", str(uuid4()), "%00", "a" * 300])
+@pytest.mark.parametrize("id", ["nope", "3f0c3f6e-0f5c-4d0a-9d4e-0a4b8f1f7d11", "%00", "a" * 300])
 def test_a_job_that_does_not_exist_is_not_found(house: House, id: str) -> None:
     for answer in (house.api.get(f"/jobs/{id}"), house.api.post(f"/jobs/{id}/cancel")):
         assert answer.status_code == 404
