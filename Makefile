@@ -6,6 +6,8 @@ BIN      := $(VENV)/bin
 # a target's own arguments: make run ARGS="--port 9000", make fast ARGS="-k inbox"
 ARGS     ?=
 PIP      := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+# Tests wait more than they work: several processes share the cores. Whoever comes to an end takes over others' work.
+PYTEST   := $(BIN)/python -m pytest -n 4 --dist worksteal
 LOCK     := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
             --no-config --no-emit-index-url --no-emit-find-links \
             --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
@@ -33,7 +35,7 @@ run: $(RUN_READY)  ## run all of fleetbus on this machine, without any server
 
 .PHONY: test
 test: $(TEST_READY)  ## run all tests, on real servers that it installs, starts and stops
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 .PHONY: check
 check: $(DEV_READY)  ## check format, style, types and imports, and run the fast tests
@@ -41,11 +43,11 @@ check: $(DEV_READY)  ## check format, style, types and imports, and run the fast
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -q -m "not servers and not slow and not chaos"
+	$(PYTEST) -q -m "not servers and not slow and not chaos"
 
 .PHONY: fast
 fast: $(DEV_READY)  ## run the tests that need no server and little time
-	@$(BIN)/python -m pytest -q -m "not servers and not slow and not chaos" $(ARGS)
+	@$(PYTEST) -q -m "not servers and not slow and not chaos" $(ARGS)
 
 .PHONY: chaos
 chaos: $(TEST_READY)  ## run the tests that kill, freeze and starve real processes
