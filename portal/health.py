@@ -118,9 +118,9 @@ def _views(status: ViewStatus, state: LogState, now: datetime) -> Check:
 
 def _folds(status: ViewStatus) -> Check:
     if status.set_aside:
-        detail = f"{status.set_aside:,} documents went on without an event that a projection failed on"
+        detail = f"{status.set_aside:,} set aside, because a projection failed on an event; the health page names them"
         return Check(name="folds", status="degraded", detail=detail)
-    return Check(name="folds", status="ok", detail="no event was set aside")
+    return Check(name="folds", status="ok", detail="no document is set aside")
 
 
 def _ping(name: str, storage: Any) -> Check:

@@ -36,7 +36,15 @@ class Metrics:
         self.views_offset = gauge("fleetbus_views_next_offset", "Next offset of the log for the views")
         self.views_lag = gauge("fleetbus_views_lag_records", "Records of the log not in the views yet")
         self.views_diverged = gauge("fleetbus_views_diverged", "1 when the views belong to another log")
-        self.set_aside = gauge("fleetbus_views_set_aside_steps", "Steps that a projection failed on and passed over")
+        self.set_aside = gauge("fleetbus_views_set_aside", "Documents that are set aside, since a projection failed")
+        self.lag_records = gauge(
+            "fleetbus_consumer_lag_records", "Records of its stream that a consumer has not read yet", "consumer"
+        )
+        self.lag_seconds = gauge(
+            "fleetbus_consumer_lag_seconds", "Age of the oldest end of its stream not reached by a consumer", "consumer"
+        )
+        self.heard = gauge("fleetbus_consumer_heard_age_seconds", "Age of the last canary of a consumer", "consumer")
+        self.gaps = gauge("fleetbus_agent_gaps", "Gaps in what agents counted, open for a minute")
         self.nodes = gauge("fleetbus_nodes", "Nodes by state", "state")
         self.jobs = gauge("fleetbus_jobs_unfinished", "Jobs that have not ended, by state", "state")
 

@@ -14,6 +14,7 @@ from portal.problems import Problem, bad_request, gone
 from projections.admission_store import LIVE, Unsettled, load_admission, read_checkpoint
 from projections.freshness import ViewStatus, view_status
 from projections.osis.documents import Documents, Namespace
+from projections.set_aside import Marker, read_marker, read_markers
 
 #: Seconds that `at_least` waits at most.
 AT_LEAST_SECONDS = 10.0
@@ -107,6 +108,14 @@ class Views:
 
     def get(self, collection: str, id: str) -> dict[str, Any] | None:
         return self.live().get(collection, id)
+
+    def set_aside(self, collection: str, id: str) -> Marker | None:
+        """Why this document stays behind; None when it does not."""
+        return read_marker(self.live(), collection, id)
+
+    def all_set_aside(self, limit: int) -> list[Marker]:
+        """The first `limit` of all that stay behind."""
+        return read_markers(self.live(), limit)
 
     # for the loop
 

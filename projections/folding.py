@@ -1,10 +1,15 @@
 """One batch of the log, folded in memory. Pure: what is read and written around it is the writer's.
 
-work = plan(projections, entries)              which documents of which view each entry is about
-folded = fold(projection, work.steps, stored)  what becomes of the documents of one view
+work = plan(projections, entries)                     which documents of which view each entry is about
+folded = fold(projection, work.steps, stored, aside)  what becomes of the documents of one view
+
+A document whose fold raises is *set aside* at that offset: it stays as the record before left it, and what is said of
+it from there on leaves it alone. So it is never half right, and a replay by mended code makes it whole.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from msgspec import Struct
@@ -13,8 +18,10 @@ from bus.admission import Admitted, Bad
 from projections.osis.documents import Document
 from projections.projection import AnyProjection, Entry, EntryProjection, Projection
 
-#: For each document, what is said of it and at which offset: events for projections of events, else entries.
-Steps = dict[str, list[tuple[Any, int]]]
+#: What is said of one document and at which offset: events for projections of events, else entries.
+Said = list[tuple[Any, int]]
+#: The same for each document.
+Steps = dict[str, Said]
 
 
 class Trouble(Struct, frozen=True, kw_only=True):
@@ -40,6 +47,8 @@ class Folded(Struct):
     changed: list[Document]
     deleted: list[str]
     troubles: list[Trouble]
+    #: Records that left a document alone because it was set aside before.
+    left_alone: int = 0
 
 
 class Dispatch:
@@ -64,48 +73,73 @@ class Dispatch:
         return plan
 
     def _plan_entry(self, plan: Plan, projection: EntryProjection, entry: Entry) -> None:
-        steps = plan.steps[projection.name]
         try:
-            for key in projection.keys(entry):
-                steps.setdefault(key, []).append((entry, entry.offset))
+            found = [(key, entry) for key in projection.keys(entry)]
         except Exception as error:  # noqa: BLE001  # one projection's fault must not stop the others
-            plan.troubles.append(_trouble(projection, "", entry.offset, entry, error))
+            plan.troubles.append(trouble_of(projection, "", entry.offset, entry, error))
+            return
+        _add(plan.steps[projection.name], found, entry.offset)
 
     def _plan_event(self, plan: Plan, projection: Projection, entry: Entry, verdict: Admitted) -> None:
-        steps, event, offset = plan.steps[projection.name], verdict.event, entry.offset
+        event = verdict.event
         try:
-            for part in (event,) if projection.split is None else projection.split(event):
-                for key in projection.keys(part):
-                    steps.setdefault(key, []).append((part, offset))
+            parts = (event,) if projection.split is None else projection.split(event)
+            found = [(key, part) for part in parts for key in projection.keys(part)]
         except Exception as error:  # noqa: BLE001  # as above
-            plan.troubles.append(_trouble(projection, "", offset, event, error))
+            plan.troubles.append(trouble_of(projection, "", entry.offset, event, error))
+            return
+        _add(plan.steps[projection.name], found, entry.offset)
 
 
-def fold(projection: AnyProjection, steps: Steps, stored: Mapping[str, Document]) -> Folded:
+def _add(steps: Steps, found: Iterable[tuple[str, Any]], offset: int) -> None:
+    for key, what in found:
+        steps.setdefault(key, []).append((what, offset))
+
+
+def fold(
+    projection: AnyProjection, steps: Steps, stored: Mapping[str, Document], aside: Mapping[str, int] | None = None
+) -> Folded:
     """The documents after the steps. What a document reflects already (`_at`) is passed over.
 
-    A step that fails is left out, and reported; the document goes on without it.
+    `aside`: the documents that are set aside, and from which offset on.
     """
-    folded = Folded([], [], [])
+    folded, aside = Folded([], [], []), aside or {}
     for key, said in steps.items():
         before = document = stored.get(key)
-        reflected = -1 if document is None else document["_at"]
-        for what, offset in said:
+        reflected, since = -1 if before is None else before["_at"], aside.get(key)
+        for offset, parts in _by_record(said):
             if offset <= reflected:
                 continue
-            try:
-                after = _step(projection, document, what, offset)
-            except Exception as error:  # noqa: BLE001  # this document's fault must not stop the others
-                folded.troubles.append(_trouble(projection, key, offset, what, error))
+            if since is not None and offset >= since:
+                folded.left_alone += 1
                 continue
-            if after is not None and after is not document:
-                after["_id"], after["_at"] = key, offset
-            document = after
+            try:
+                document = _after(projection, document, parts, key, offset)
+            except Exception as error:  # noqa: BLE001  # this document's fault must not stop the others
+                folded.troubles.append(trouble_of(projection, key, offset, parts[0], error))
+                since = offset
         if document is not None and document is not before:
             folded.changed.append(document)
         elif document is None and before is not None:
             folded.deleted.append(key)
     return folded
+
+
+def _by_record(said: Said) -> Iterator[tuple[int, list[Any]]]:
+    """The steps of each record together: a document reflects the whole of it, or nothing."""
+    for offset, steps in groupby(said, key=itemgetter(1)):
+        yield offset, [what for what, _ in steps]
+
+
+def _after(
+    projection: AnyProjection, document: Document | None, parts: Iterable[Any], key: str, offset: int
+) -> Document | None:
+    for what in parts:
+        after = _step(projection, document, what, offset)
+        if after is not None and after is not document:
+            after["_id"], after["_at"] = key, offset
+        document = after
+    return document
 
 
 def _step(projection: AnyProjection, document: Document | None, what: Any, offset: int) -> Document | None:
@@ -114,7 +148,8 @@ def _step(projection: AnyProjection, document: Document | None, what: Any, offse
     return projection.fold(document, what)
 
 
-def _trouble(projection: AnyProjection, key: str, offset: int, what: Any, error: Exception) -> Trouble:
+def trouble_of(projection: AnyProjection, key: str, offset: int, what: Any, error: Exception) -> Trouble:
+    """What went wrong with this step, for the marker."""
     said = what if not isinstance(what, Entry) else None if isinstance(what.verdict, Bad) else what.verdict.event
     return Trouble(
         view=projection.name,

@@ -10,7 +10,7 @@ from projections.admission_store import read_checkpoint
 from projections.generation import live
 from projections.health import Doing, read_health
 from projections.osis.documents import Documents
-from projections.writer import SET_ASIDE
+from projections.set_aside import SET_ASIDE
 
 #: Seconds between two looks of who waits, at first and at most.
 FIRST_LOOK, LAST_LOOK = 0.005, 0.1

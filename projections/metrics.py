@@ -20,9 +20,12 @@ class Metrics(Struct, kw_only=True):
     duplicate: int = 0
     void: int = 0
     bad: int = 0
-    #: Documents written to views, and steps that a projection failed on.
+    #: Documents written to views.
     documents: int = 0
+    #: Gauge: documents of the views that are set aside, and places of the log that a projection could make nothing of.
     set_aside: int = 0
+    #: Records that left a document alone because it was set aside before.
+    left_alone: int = 0
     #: Batches, and seconds spent on them from the first record read to the checkpoint written.
     batches: int = 0
     batch_seconds: float = 0.0

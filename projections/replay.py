@@ -29,7 +29,8 @@ from projections.metrics import Metrics
 from projections.osis.documents import Document, Documents, Namespace
 from projections.projection import AnyProjection, Entry
 from projections.registry import PROJECTIONS, versions
-from projections.writer import SET_ASIDE, Writer
+from projections.set_aside import SET_ASIDE
+from projections.writer import Writer
 
 #: Documents copied at a time.
 COPY = 1_000

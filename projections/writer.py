@@ -2,12 +2,15 @@
 
     admit → read the documents concerned → fold in memory → write what changed → write the checkpoint
 
+A document whose fold raises is set aside (`folding`): a marker in the collection `set_aside` says since which record
+and why, and is written before the view, so that no crash can separate the two.
+
 A process may be killed anywhere in between. The next one begins at the checkpoint and does the same again; documents
 that were written already say so by their `_at` and are passed over. Two processes may write to one generation: they
 write the same, and a document never goes back.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
@@ -17,13 +20,13 @@ from bus.clock import Clock
 from bus.ports import Record
 from projections import folding
 from projections.admission_store import AdmissionStore, Pending, Saved, write_checkpoint
-from projections.folding import Dispatch, Folded, Trouble
+from projections.folding import Dispatch, Folded, Said, Steps, Trouble, trouble_of
 from projections.metrics import Metrics, Word
 from projections.osis.documents import Document, Namespace
 from projections.osis.errors import BadDocument
 from projections.projection import AnyProjection, Entry
+from projections.set_aside import SET_ASIDE, aside_since, write_markers
 
-SET_ASIDE = "set_aside"
 WORDS: dict[type[Verdict], Word] = {Admitted: "admitted", Duplicate: "duplicate", Void: "void", Bad: "bad"}
 
 log = structlog.get_logger("projections.writer")
@@ -47,6 +50,8 @@ class Writer:
         self._views = {projection.name: projection.version for projection in self._dispatch.projections}
         self._clock = clock
         self._store = AdmissionStore(namespace)
+        #: How many markers there are, unknown before the first batch.
+        self._markers: int | None = None
 
     def load(self) -> Saved | None:
         """Goes on from what was written; what that was, or None when it is nothing yet."""
@@ -94,16 +99,32 @@ class Writer:
         for entry in entries:
             self.metrics.count(WORDS[type(entry.verdict)])
         plan = self._dispatch.plan(entries)
-        troubles = plan.troubles
+        self._set_aside(plan.troubles)
         for projection in self._dispatch.projections:
             steps = plan.steps[projection.name]
             if steps:
-                stored = self.namespace.get_many(projection.name, steps)
-                folded = folding.fold(projection, steps, stored)
-                self._put(projection, folded)
-                troubles += folded.troubles
-        if troubles:
-            self._set_aside(troubles)
+                self._fold(projection, steps)
+        self.metrics.set_aside = self._marked()
+
+    def _fold(self, projection: AnyProjection, steps: Steps) -> None:
+        stored = self.namespace.get_many(projection.name, steps)
+        folded = folding.fold(projection, steps, stored, self._aside(projection, steps))
+        self._set_aside(folded.troubles)
+        self.metrics.left_alone += folded.left_alone
+        self._put(projection, folded, steps, stored)
+
+    def _marked(self) -> int:
+        if self._markers is None:
+            self._markers = self.namespace.count(SET_ASIDE)
+        return self._markers
+
+    def _aside(self, projection: AnyProjection, keys: Iterable[str]) -> dict[str, int]:
+        """Those of the documents that are set aside, and from which offset on. They are read, not remembered: a fold
+        that fails on everything must not fill the memory.
+        """
+        if not self._marked():
+            return {}
+        return aside_since(self.namespace, projection.name, keys)
 
     def mark(self, log_id: str, last: Entry | None) -> None:
         """Writes a checkpoint that nobody goes on from: of views that end at `last` for good."""
@@ -114,53 +135,45 @@ class Writer:
         )
         write_checkpoint(self.namespace, saved)
 
-    def _put(self, projection: AnyProjection, folded: Folded) -> None:
+    def _put(self, projection: AnyProjection, folded: Folded, steps: Steps, stored: Mapping[str, Document]) -> None:
         if folded.changed:
             try:
                 self.namespace.put_many(projection.name, folded.changed)
             except BadDocument:
-                self._put_each(projection, folded)
+                for document in folded.changed:
+                    self._put_alone(projection, document, steps[document["_id"]], stored)
             self.metrics.documents += len(folded.changed)
         if folded.deleted:
             self.namespace.delete_many(projection.name, folded.deleted)
 
-    def _put_each(self, projection: AnyProjection, folded: Folded) -> None:
-        """One that no storage takes (too large) must not keep the others back."""
-        for document in folded.changed:
+    def _put_alone(
+        self, projection: AnyProjection, document: Document, said: Said, stored: Mapping[str, Document]
+    ) -> None:
+        """One that no storage takes (too large) must not keep the others back: it stays as it was when it was taken
+        last, wherever the batches begin and end.
+        """
+        key = document["_id"]
+        for steps in range(1, len(said) + 1):
+            folded = folding.fold(projection, {key: said[:steps]}, stored, self._aside(projection, [key]))
             try:
-                self.namespace.put_many(projection.name, [document])
+                self.namespace.put_many(projection.name, folded.changed)
             except BadDocument as error:
-                folded.troubles.append(_refused(projection, document, error))
+                what, offset = said[steps - 1]
+                self._set_aside([trouble_of(projection, key, offset, what, error)])
+                return
 
     def _set_aside(self, troubles: Sequence[Trouble]) -> None:
-        self.metrics.set_aside += len(troubles)
+        if not troubles:
+            return
         for trouble in troubles:
             log.error(
-                "a projection failed on an event; its document goes on without it",
+                "a projection failed on an event; the document is set aside until a replay",
                 action="projection.set_aside",
                 view=trouble.view,
                 key=trouble.key,
+                event_id=trouble.event,
                 offset=trouble.offset,
                 error=trouble.error,
             )
-        self.namespace.put_many(SET_ASIDE, [_marker(trouble) for trouble in troubles])
-
-
-def _refused(projection: AnyProjection, document: Document, error: BadDocument) -> Trouble:
-    return Trouble(
-        view=projection.name, key=document["_id"], offset=document["_at"], event=None, error=f"BadDocument: {error}"
-    )
-
-
-def _marker(trouble: Trouble) -> Document:
-    """One for each document, with its last trouble; one for each place in the log where there is no document."""
-    place = trouble.key or f"offset-{trouble.offset}"
-    return {
-        "_id": f"{trouble.view}/{place}",
-        "_at": trouble.offset,
-        "view": trouble.view,
-        "key": trouble.key or None,
-        "event": trouble.event,
-        "offset": trouble.offset,
-        "error": trouble.error,
-    }
+        write_markers(self.namespace, troubles)
+        self._markers = None

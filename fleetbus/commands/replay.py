@@ -91,6 +91,6 @@ def _moment(text: str) -> datetime | int:
 
 
 def _in_words(report: "ReplayReport") -> str:
-    aside = f"; {report.set_aside} events could not be folded and were passed over" if report.set_aside else ""
+    aside = f"; {report.set_aside} documents are set aside, because a projection failed" if report.set_aside else ""
     which = "the views are live" if report.live else f"the views are in the namespace {report.generation}"
     return f"{report.records:,} records in {report.seconds:.1f} s ({report.rate:,.0f} a second); {which}{aside}"

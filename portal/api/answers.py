@@ -11,14 +11,14 @@ from msgspec import Meta, Struct
 from events.codec import encode
 from events.envelope import Event, derived_id
 from events.names import UUID_PATTERN
-from portal.api.shapes import Sent
+from portal.api.shapes import Sent, SetAside
 from portal.bodies import read_query
 from portal.commands import Answer, id_from_key
 from portal.gate import identity
 from portal.hub import position
 from portal.lists import Document, Listed, public
 from portal.parts import Parts
-from portal.problems import not_found
+from portal.problems import Problem, not_found
 from portal.queries import ListQuery
 from portal.runs import OUTCOME_SECONDS
 
@@ -59,12 +59,21 @@ async def one(parts: Parts, req: Request, resp: Response, what: str, collection:
 
 
 def document(parts: Parts, what: str, collection: str, id: str) -> Document:
-    """One document of a view with `as_of`; blocking. Raises `Problem` 404."""
+    """One document of a view with `as_of`, and why it is set aside, if it is; blocking. Raises `Problem` 404."""
     as_of = parts.views.as_of()
-    found = parts.views.get(collection, id)
+    found, marker = parts.views.get(collection, id), parts.views.set_aside(collection, id)
+    aside = None if marker is None else SetAside(event=marker.event, offset=marker.offset, error=marker.error)
     if found is None:
-        raise not_found(what, id)
-    return {**public(found), "as_of": as_of}
+        raise not_found(what, id) if aside is None else _never_folded(what, id, aside)
+    return {**public(found), "as_of": as_of, "set_aside": aside}
+
+
+def _never_folded(what: str, id: str, aside: SetAside) -> Problem:
+    detail = (
+        f"{what} {id[:100]!r} is set aside: the record at offset {aside.offset}, the first about it, could not be "
+        f"folded ({aside.error}); after a mended version `fleetbus replay` shows it"
+    )
+    return Problem(404, f"unknown-{what}", detail, field=what)
 
 
 async def ask(

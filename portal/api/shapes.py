@@ -43,6 +43,14 @@ class CommandItem(Item, kw_only=True):
     outcome: str | None = None
 
 
+class SetAside(Struct, kw_only=True, frozen=True):
+    """The document does not reflect the record at `offset`, nor any after it: its fold failed there."""
+
+    event: str | None
+    offset: int
+    error: str
+
+
 class NodeList(Struct, kw_only=True):
     items: list[NodeItem]
     next_cursor: str | None
@@ -87,20 +95,24 @@ class CommandList(Struct, kw_only=True):
 
 class OneNode(NodeItem, kw_only=True):
     as_of: AsOf
+    set_aside: SetAside | None = None
 
 
 class OneJob(JobItem, kw_only=True):
     as_of: AsOf
+    set_aside: SetAside | None = None
 
 
 class OneBatch(BatchItem, kw_only=True):
     as_of: AsOf
+    set_aside: SetAside | None = None
 
 
 class OneScript(ScriptItem, kw_only=True):
     #: The text of the version that the name means now, or of the one asked for.
     source: str
     as_of: AsOf
+    set_aside: SetAside | None = None
 
 
 class OneEvent(EventItem, kw_only=True):
@@ -113,10 +125,12 @@ class OneEvent(EventItem, kw_only=True):
     #: The events that it caused itself.
     consequences: list[EventItem]
     as_of: AsOf
+    set_aside: SetAside | None = None
 
 
 class OneCommand(CommandItem, kw_only=True):
     as_of: AsOf
+    set_aside: SetAside | None = None
 
 
 class Ended(Struct, kw_only=True, omit_defaults=True):
@@ -182,6 +196,12 @@ class Health(Struct, kw_only=True, omit_defaults=True):
     log: dict[str, Any] = {}
     views: dict[str, Any] = {}
     seat: dict[str, Any] = {}
+    #: How far each consumer in the fleet is: name, holder, next_offset, end, lag_records, lag_seconds, heard (seconds).
+    consumers: list[dict[str, Any]] = []
+    #: What RabbitMQ tells of itself: durability, waiting, retention. Empty when it cannot be asked.
+    broker: dict[str, Any] = {}
+    #: Counts of agents that are missing: user, producer, first, last.
+    gaps: list[dict[str, Any]] = []
 
 
 class Check(Struct, kw_only=True, frozen=True):

@@ -14,6 +14,9 @@ from portal.pages.page import Page
 from portal.problems import Problem, unprocessable
 from portal.queries import EventQuery
 
+#: Documents that are set aside, of those that the page names.
+SHOWN_ASIDE = 50
+
 
 class HealthPage(Page):
     section = "health"
@@ -21,7 +24,8 @@ class HealthPage(Page):
     async def on_get(self, req: Request, resp: Response) -> None:
         def build() -> dict[str, Any]:
             refused = self.parts.lists.events(EventQuery(verdict="bad,void", limit=10))
-            return {"health": look(self.parts), "refused": refused, "as_of": refused.as_of}
+            aside = self.parts.views.all_set_aside(SHOWN_ASIDE)
+            return {"health": look(self.parts), "refused": refused, "aside": aside, "as_of": refused.as_of}
 
         await self.show(req, resp, "health.html", build)
 
