@@ -6,7 +6,7 @@ set -eu
 
 key=$(cat /proc/sys/kernel/random/uuid)
 
-curl --silent --show-error --fail-with-body --retry 10 --retry-all-errors --retry-max-time 60 \
+curl --silent --show-error --fail-with-body --retry 10 --retry-connrefused --retry-max-time 60 \
   --header "Authorization: Bearer $FLEETBUS_TOKEN" \
   --header "Content-Type: application/json" \
   --header "Idempotency-Key: $key" \
