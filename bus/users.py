@@ -16,13 +16,12 @@ import os
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
 from msgspec import Struct
 
-from bus.errors import Refused, Unreachable
+from bus.management import Management
 from bus.rabbitmq.names import DELIVER, EXCHANGE, inbox_queue
 from events.actors import HANDLERS, PORTAL, PROJECTIONS
 from events.names import NODE_PATTERN, SERVICE_PATTERN
@@ -30,9 +29,6 @@ from events.registry import PLATFORM_WORDS
 
 #: What keys on `fleetbus` begin with. A node of that name could lead its deliveries back there under a fitting key.
 FIRST_WORDS = frozenset({"command", "event", "telemetry", "blob"})
-#: Seconds that the management API may take for one answer.
-TIMEOUT = 15.0
-
 NOTHING = r"^\z"
 BLOB = r"blob\.[0-9a-f]{64}\.[0-9]+\.[0-9]+"
 
@@ -62,7 +58,7 @@ def _rights(write: str, read: str, fleet: str, bindings: str = NOTHING) -> Right
 _FLEET = rf"^{EXCHANGE}\z"
 _STREAMS = r"^fleetbus\.(log|telemetry|blobs)\z"
 #: What the topology consists of.
-_OURS = r"fleetbus(\.(unrouted|deliver|log|telemetry|blobs))?|seat\.[a-z0-9-]+"
+_OURS = r"fleetbus(\.(unrouted|deliver|log|telemetry|blobs|archive))?|seat\.[a-z0-9-]+"
 
 _PLATFORM = {
     HANDLERS: Rights(
@@ -107,7 +103,7 @@ def ensure_vhost(management_url: str, vhost: str) -> None:
     `management_url` as for `ensure_user`. Raises `Refused`, `Unreachable`.
     """
     at, admin = quote(vhost, safe=""), httpx.URL(management_url).username
-    with _Management(management_url) as management:
+    with Management(management_url) as management:
         management.put(f"vhosts/{at}", {})
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         management.put(f"permissions/{at}/{quote(admin, safe='')}", everything)
@@ -121,7 +117,7 @@ def ensure_user(management_url: str, vhost: str, user: str, password: str) -> No
     """
     rights = rights_of(user)
     at = quote(vhost, safe="")
-    with _Management(management_url) as management:
+    with Management(management_url) as management:
         management.put(f"users/{user}", {"password_hash": _hash(password), "tags": ""})
         # the general permissions come last: without topic permissions they allow every key
         for exchange, topic in rights.topics.items():
@@ -139,7 +135,7 @@ def delete_user(management_url: str, vhost: str, user: str) -> None:
 
     Raises `Refused`, `Unreachable`.
     """
-    with _Management(management_url) as management:
+    with Management(management_url) as management:
         management.delete(f"users/{quote(user, safe='')}")
         kind, _, name = user.partition(".")
         if kind == "node":
@@ -150,40 +146,3 @@ def _hash(password: str) -> str:
     """As RabbitMQ keeps it (rabbit_password_hashing_sha256), so that the password itself does not travel."""
     salt = os.urandom(4)
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
-
-
-class _Management:
-    """The management API. Errors name neither the administrator's password nor the user's."""
-
-    def __init__(self, url: str) -> None:
-        at = httpx.URL(url)
-        self._where = f"{at.host}:{at.port or at.scheme}"
-        self._client = httpx.Client(
-            base_url=at.copy_with(username=None, password=None),
-            auth=(at.username, at.password),
-            timeout=TIMEOUT,
-            trust_env=False,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-    def put(self, path: str, body: dict[str, Any]) -> None:
-        self._ask("PUT", path, body)
-
-    def delete(self, path: str) -> None:
-        self._ask("DELETE", path, None, harmless=404)
-
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None, harmless: int = 0) -> None:
-        try:
-            answer = self._client.request(method, f"api/{path}", json=body)
-        except httpx.HTTPError as error:
-            raise Unreachable(f"no answer from RabbitMQ's management API at {self._where}: {error}") from None
-        if answer.is_error and answer.status_code != harmless:
-            raise Refused(
-                f"RabbitMQ's management API at {self._where} refuses {method} {path}: "
-                f"{answer.status_code} {answer.text[:300]}"
-            )

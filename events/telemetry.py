@@ -18,10 +18,21 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
 
 
 class Canary(Struct, frozen=True, kw_only=True):
-    """A process listens to its own voice: telemetry goes all the way round."""
+    """A process is heard: telemetry goes all the way round, and a consumer tells how far it is behind its stream.
+
+    Without `consumer` it is the holder of the seat, who listens to its own voice.
+    """
 
     holder: str
     beat: int
+    consumer: str = ""
+    #: Its place in its stream, and where that ended.
+    next_offset: int = 0
+    end: int = 0
+    #: Since when it has not reached an end of the stream; 0 when it has.
+    lag_seconds: Seconds = 0.0
+    #: Seconds in which an event of its own came back to it.
+    round_trip: Seconds | None = None
 
 
 class Stats(Struct, frozen=True, kw_only=True):

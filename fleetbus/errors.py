@@ -3,6 +3,7 @@
 1  the job or the check failed
 2  wrong usage: a name that does not exist, a value that does not fit
 3  cannot reach the fleet, or not allowed
+4  a service only: it was connected, had something to read, and did not read it
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import click
 
 from fleetbus.output import no_colour
 
-FAILED, WRONG, NOT_REACHED = 1, 2, 3
+FAILED, WRONG, NOT_REACHED, STALLED = 1, 2, 3, 4
 
 
 class Failure(click.ClickException):

@@ -31,6 +31,11 @@ Metric = Literal[
     "views.lag",
     "views.documents",
     "views.set_aside",
+    "views.left_alone",
+    "views.restarts",
+    "consumer.lag",
+    "consumer.lag_seconds",
+    "consumer.round_trip",
 ]
 #: Gauges that a service adds to those of its process, as they are now.
 Gauges = Callable[[], Mapping[Metric, float]]
@@ -50,7 +55,12 @@ METRICS = MappingProxyType[Metric, str](
         "process.threads": "gauge: threads",
         "views.lag": "gauge: records of the log that are not in the live views yet (projections)",
         "views.documents": "gauge: documents written since the start (projections)",
-        "views.set_aside": "gauge: events that could not be folded since the start (projections)",
+        "views.set_aside": "gauge: documents that are set aside (projections)",
+        "views.left_alone": "gauge: records that left such documents alone since the start (projections)",
+        "views.restarts": "gauge: errors after which a part was started again, since the start (projections)",
+        "consumer.lag": "gauge: records that the consumer which is furthest behind has not read yet",
+        "consumer.lag_seconds": "gauge: seconds since which it has not reached an end of its stream",
+        "consumer.round_trip": "gauge: seconds until an event of its own was read back from the log (handlers)",
     }
 )
 #: Seconds between two looks at the process.

@@ -3,8 +3,10 @@
 0  stopped when told to
 2  a setting is wrong: starting again changes nothing
 3  the bus or a storage is gone, or the seat is lost: a supervisor starts it again
+4  connected, but a consumer stood still: a supervisor starts it again
 """
 
+import logging
 import os
 import signal
 import sys
@@ -17,7 +19,7 @@ import structlog
 
 from bus.errors import BadUrl, BusError
 from fleetbus import logs
-from fleetbus.errors import NOT_REACHED, Failure, Wrong
+from fleetbus.errors import NOT_REACHED, STALLED, Failure, Wrong
 from fleetbus.settings import Settings, from_environment, likely_typos, masked
 from nodeagent.processes import die_with_parent
 from projections.osis.errors import BadUrl as BadStorageUrl
@@ -64,6 +66,14 @@ def _run(
         return NOT_REACHED
     log.info("stopped", action="service.stopped", code=code)
     return code
+
+
+def end_stalled(why: str) -> NoReturn:
+    """Ends the process at once: a consumer that stands still would not hear that it is to stop either."""
+    log.error(why, action="service.stalled", remedy="it is to be started again; it goes on where it was")
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(STALLED)
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -2,7 +2,7 @@
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -10,14 +10,17 @@ from urllib.parse import quote, unquote, urlsplit
 import click
 import structlog
 
+from bus.broker import Broker
 from bus.clock import SystemClock
 from bus.errors import Refused
 from bus.ports import Bus
+from bus.progress import Progress, Watch
 from bus.wiring import open_bus
 from events.actors import HANDLERS, PORTAL, PROJECTIONS, agent_user
 from fleetbus.address import check_free
 from fleetbus.errors import Wrong
 from fleetbus.metrics import Gauges, Metric, measured
+from fleetbus.service import end_stalled
 from fleetbus.settings import Settings, located, missing
 from projections.osis.documents import Documents
 from projections.osis.open import open_documents, open_series
@@ -52,31 +55,52 @@ def run_handlers(settings: Settings, stop: threading.Event) -> None:
         from bus import topology
 
         topology.apply(settings.bus_url)
-    snapshot = settings.data / SNAPSHOT if settings.data else None
-    with bus_of(settings, HANDLERS) as bus:
-        run(bus, SystemClock(), snapshot, stop)
+    snapshot, clock = settings.data / SNAPSHOT if settings.data else None, SystemClock()
+    place = Progress("handlers", clock)
+    with (
+        bus_of(settings, HANDLERS, gauges=lambda: _lags([place])) as bus,
+        Watch(bus, [place], clock, end_stalled),
+    ):
+        run(bus, clock, snapshot, stop, place)
 
 
 def run_projections(settings: Settings, stop: threading.Event) -> None:
     """Keeps the views."""
     from projections.metrics import Metrics
+    from projections.service import places_of
     from projections.service import run_projections as run
 
-    settings, metrics = located(settings), Metrics()
+    settings, metrics, clock = located(settings), Metrics(), SystemClock()
+    places = places_of(clock)
 
     def gauges() -> dict[Metric, float]:
         return {
             "views.lag": metrics.lag,
             "views.documents": metrics.documents,
             "views.set_aside": metrics.set_aside,
+            "views.left_alone": metrics.left_alone,
+            "views.restarts": metrics.restarts,
+            **_lags(places.values()),
         }
 
     with (
         bus_of(settings, PROJECTIONS, gauges=gauges) as bus,
         _documents(settings) as documents,
         _series(settings) as series,
+        Watch(bus, list(places.values()), clock, end_stalled),
     ):
-        run(bus, documents, series, SystemClock(), stop, metrics)
+        run(bus, documents, series, clock, stop, metrics, places)
+
+
+def _lags(places: Iterable[Progress]) -> dict[Metric, float]:
+    """Of the consumer that is furthest behind."""
+    lags = [place.lag() for place in places]
+    found: dict[Metric, float] = {
+        "consumer.lag": max(lag.records for lag in lags),
+        "consumer.lag_seconds": max(lag.seconds for lag in lags),
+    }
+    trips = [lag.round_trip for lag in lags if lag.round_trip is not None]
+    return {**found, "consumer.round_trip": max(trips)} if trips else found
 
 
 @contextmanager
@@ -90,16 +114,19 @@ def log_and_views(settings: Settings) -> Iterator[tuple[Bus, Documents]]:
 def run_portal(settings: Settings, stop: threading.Event) -> None:
     """Serves. The first start of all makes an account, and says its password on stderr, this once."""
     from portal.accounts import ADMIN, Accounts
+    from portal.server import places_of
     from portal.server import run_portal as run
     from projections.osis.open import open_live
 
-    settings = located(settings)
+    settings, clock = located(settings), SystemClock()
+    places = places_of(clock)
     check_free(settings.host, settings.port)
     with (
-        bus_of(settings, PORTAL) as bus,
+        bus_of(settings, PORTAL, gauges=lambda: _lags(places.values())) as bus,
         _documents(settings) as documents,
         _series(settings) as series,
         closing(open_live(settings.live_url)) as live,
+        Watch(bus, list(places.values()), clock, end_stalled),
     ):
         if password := Accounts(documents).first_start():
             click.echo(f"account {ADMIN}, password {password} (shown this once)", err=True)
@@ -113,8 +140,19 @@ def run_portal(settings: Settings, stop: threading.Event) -> None:
             stop=stop,
             credentials_for=lambda node: credentials_for(settings, node),
             public_url=settings.public_url,
+            clock=clock,
+            places=places,
+            broker=_broker(settings),
             ready=lambda port: log.info("the portal answers", action="portal.ready", host=settings.host, port=port),
         )
+
+
+def _broker(settings: Settings) -> Broker | None:
+    """What health asks; None on the embedded side, and where no management API is known."""
+    at = urlsplit(settings.bus_url)
+    if at.scheme not in ("amqp", "amqps") or not settings.management_url:
+        return None
+    return Broker(settings.management_url, unquote(at.path[1:]) or "/")
 
 
 @contextmanager

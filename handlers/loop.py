@@ -29,6 +29,7 @@ from bus.clock import Clock, new_id
 from bus.errors import BusError, Closed, LogDiverged, SeatLost, Unreachable
 from bus.genesis import first_record
 from bus.ports import Bus, Message, Reader, Record
+from bus.progress import Progress
 from events.codec import BadEvent, encode
 from events.delivery import encode_delivery
 from events.envelope import Event
@@ -69,14 +70,17 @@ class Said(Struct):
 
     event: Event
     confirmed: Future[None]
+    #: Monotonic seconds.
+    at: float
 
 
 class Handlers:
     """One process of the handlers. `run` returns when `stop` is set, and raises when this process must end."""
 
-    def __init__(self, bus: Bus, clock: Clock, snapshots: Path | None = None) -> None:
+    def __init__(self, bus: Bus, clock: Clock, snapshots: Path | None = None, progress: Progress | None = None) -> None:
         self._bus = bus
         self._clock = clock
+        self._progress = progress or Progress("handlers", clock)
         self._path = snapshots
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._presence = Presence()
@@ -97,6 +101,7 @@ class Handlers:
         seat = self._bus.seat(SEAT)
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(self._boot())
+            self._progress.at(self._state.next_offset)
             log.info("standing by", action="handlers.standby", offset=self._state.next_offset)
             while not stop.is_set() and not seat.acquire(timeout=TURN):
                 self._follow(reader)
@@ -154,6 +159,7 @@ class Handlers:
                 raise LogDiverged("the log was emptied while it was read")
             self._checkpoint = Checkpoint(log=log_id(first))
         self._checkpoint = after(self._checkpoint.log, records[-1])
+        self._progress.at(self._state.next_offset)
         self._since_snapshot += len(records)
         due_by_time = self._clock.monotonic() - self._snapshot_at > SNAPSHOT_SECONDS
         if self._since_snapshot >= SNAPSHOT_RECORDS or due_by_time:
@@ -228,7 +234,8 @@ class Handlers:
             if self._state.token != self._token:
                 raise SeatLost(f"{self._state.holder} took the seat at offset {record.offset}")
             if event is not None:
-                self._said.pop(event.id, None)
+                if said := self._said.pop(event.id, None):
+                    self._progress.came_round(self._clock.monotonic() - said.at)
                 if isinstance(event.data, NodeDisconnected):
                     self._presence.leave(event.data.node, event.data.boot)
                 found += parcels(self._fleet, event, record.offset)
@@ -306,7 +313,7 @@ class Handlers:
         )
         if event.id in self._said:
             return False
-        self._said[event.id] = Said(event, self._publish(event))
+        self._said[event.id] = Said(event, self._publish(event), self._clock.monotonic())
         self._ahead = evolve(self._ahead, event)
         self._last_fact = event.time
         return True
@@ -359,9 +366,11 @@ class Handlers:
             self._presence.hear_canary(self._clock.monotonic())
 
 
-def run_handlers(bus: Bus, clock: Clock, snapshots: Path | None, stop: threading.Event) -> None:
+def run_handlers(
+    bus: Bus, clock: Clock, snapshots: Path | None, stop: threading.Event, progress: Progress | None = None
+) -> None:
     """Runs until `stop` is set. Raises `SeatLost` or another `bus.errors.BusError` when this process must end."""
     try:
-        Handlers(bus, clock, snapshots).run(stop)
+        Handlers(bus, clock, snapshots, progress).run(stop)
     except msgspec.ValidationError as error:
         raise SeatLost(f"a fact of ours does not fit its type: {error}") from error

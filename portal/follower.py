@@ -6,16 +6,20 @@ When there is none, or the log is not the one that it was made from, it begins a
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import islice
 from typing import NamedTuple
 
 import structlog
 
 from bus.admission import AdmissionState, Admitted, Bad, Duplicate, Verdict, Void, admit
 from bus.checkpoint import Checkpoint, log_id, resume
+from bus.clock import SystemClock
 from bus.errors import BusError, Closed, LogDiverged
 from bus.ports import Bus, Reader, Record
+from bus.progress import Progress
 from portal.hub import Entry, Hub, LogState
 from projections.osis.errors import OsisError
 
@@ -26,6 +30,8 @@ READ_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 #: Seconds that the loop may take for one batch before the follower gives up on it (the loop is gone).
 HAND_OVER_SECONDS = 60.0
+#: Gaps in what agents said: how many are shown, seconds between two looks, and seconds after which one is shown.
+MAX_GAPS, GAPS_EVERY, GAP_AFTER = 100, 5.0, 60.0
 
 log = structlog.get_logger("portal.follower")
 
@@ -37,17 +43,36 @@ class Begin(NamedTuple):
     admission: AdmissionState
 
 
+class Gaps:
+    """What agents counted and did not say, as far as it stays so: what is on its way again closes its gap soon."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, int, int], float] = {}
+        self._looked = float("-inf")
+        self._found: tuple[tuple[str, int, int], ...] = ()
+
+    def look(self, admission: AdmissionState, now: float) -> tuple[tuple[str, int, int], ...]:
+        """Gaps that are open for `GAP_AFTER` seconds; looks again every few seconds."""
+        if now - self._looked >= GAPS_EVERY:
+            self._looked = now
+            self._since = {gap: self._since.get(gap, now) for gap in islice(admission.gaps(), MAX_GAPS)}
+            self._found = tuple(gap for gap, since in self._since.items() if now - since >= GAP_AFTER)
+        return self._found
+
+
 class Follower:
     """Reads the log for one `Hub`. `load` gives the views' position, or None when there is none."""
 
-    def __init__(self, bus: Bus, hub: Hub, load: Callable[[], Begin | None]) -> None:
+    def __init__(self, bus: Bus, hub: Hub, load: Callable[[], Begin | None], progress: Progress | None = None) -> None:
         self._bus = bus
+        self._progress = progress or Progress("portal", SystemClock())
         self._hub = hub
         self._load = load
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="portal-follower", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._counts = {Bad: 0, Void: 0, Duplicate: 0}
+        self._gaps = Gaps()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -68,6 +93,7 @@ class Follower:
                 return
             except (BusError, OsisError) as error:
                 log.warning("the log cannot be followed", action="follow", error=str(error))
+                self._progress.wait()
                 self._stop.wait(RETRY_SECONDS)
             except Exception as error:
                 # without this thread nobody would hear of an outcome again
@@ -80,11 +106,13 @@ class Follower:
         name, reader, admission = self._open()
         with reader:
             self._call(self._hub.begin, self._state(name, admission))
+            self._progress.at(admission.next_offset)
             while not self._stop.is_set():
                 records = reader.read(BATCH, READ_SECONDS)
                 if records:
                     entries = [entry for record in records if (entry := self._admit(admission, record))]
                     self._call(self._hub.take, entries, self._state(name, admission))
+                    self._progress.at(admission.next_offset)
 
     def _open(self) -> tuple[str, Reader, AdmissionState]:
         """The log's id, a reader, and the admission state at its place."""
@@ -122,6 +150,7 @@ class Follower:
             bad=self._counts[Bad],
             void=self._counts[Void],
             duplicate=self._counts[Duplicate],
+            gaps=self._gaps.look(admission, time.monotonic()),
         )
 
     def _call(self, call: Callable[..., None], *args: object) -> None:

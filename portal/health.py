@@ -3,6 +3,10 @@
 from datetime import datetime
 from typing import Any
 
+from msgspec import to_builtins
+
+from bus.broker import BrokerState
+from bus.errors import BusError
 from portal import VERSION
 from portal.api.shapes import Check, Health
 from portal.hub import LogState
@@ -17,13 +21,21 @@ LOG_TIME_SECONDS = 90.0
 #: Who writes the views says something every few seconds.
 RUNNER_SECONDS = 30.0
 
+#: Seconds that a consumer may be behind its stream.
+LAG_SECONDS = 30.0
+#: Messages that may wait for the archive.
+WAITING = 1_000_000
+
 _ORDER = {"ok": 0, "degraded": 1, "failing": 2}
 
 
 def look(parts: Parts) -> Health:
     """Asks everything; blocking."""
     state, now = parts.hub.state, parts.now()
-    checks = [_bus(parts), _log(state), _seat(state, now)]
+    broker, looked = _look_at_broker(parts)
+    consumers = parts.consumers.rows()
+    checks = [_bus(parts), _log(state), _beginning(parts), *looked, _seat(state, now), _progress(consumers)]
+    checks.append(_gaps(state))
     status: ViewStatus | None = None
     try:
         status = parts.views.status()
@@ -44,6 +56,9 @@ def look(parts: Parts) -> Health:
         },
         views=_describe(status, state) if status else {},
         seat={"holder": state.holder, "token": state.token, "log_time_age": _age(state, now)},
+        consumers=consumers,
+        broker={} if broker is None else to_builtins(broker),
+        gaps=[_gap(*gap) for gap in state.gaps],
     )
 
 
@@ -87,6 +102,75 @@ def _log(state: LogState) -> Check:
     if not state.log:
         return Check(name="log", status="failing", detail="the log was not read yet")
     return Check(name="log", status="ok", detail=f"read to offset {state.next_offset:,}")
+
+
+def _beginning(parts: Parts) -> Check:
+    """Whether the log still begins where it began: what cut it may be gone, or hidden, by the time anybody asks."""
+    try:
+        first = parts.bus.stream("log").first() if parts.bus.connected else None
+    except BusError as error:
+        return Check(name="beginning", status="degraded", detail=f"cannot be read: {error}")
+    if first is not None and first.offset > 0:
+        detail = f"the log begins at offset {first.offset:,}: what came before was dropped. Nothing may cut it"
+        return Check(name="beginning", status="failing", detail=detail)
+    return Check(name="beginning", status="ok", detail="the log is there from its first record on")
+
+
+def _look_at_broker(parts: Parts) -> tuple[BrokerState | None, list[Check]]:
+    if parts.broker is None:
+        return None, []
+    try:
+        state = parts.broker.look()
+    except BusError as error:
+        return None, [Check(name="broker", status="degraded", detail=str(error))]
+    return state, [_retention(state), _durability(state)]
+
+
+def _retention(state: BrokerState) -> Check:
+    if state.retention:
+        found = "; ".join(f"{queue}: {why}" for queue, why in sorted(state.retention.items()))
+        return Check(name="retention", status="degraded", detail=f"{found}. Remove it, or the log is cut")
+    return Check(name="retention", status="ok", detail="no policy and no argument cuts the log or the blobs")
+
+
+def _durability(state: BrokerState) -> Check:
+    if state.durability == "stream":
+        detail = (
+            "stream: a confirm means written by the stream; a power cut of its only broker can lose the last moments"
+        )
+        return Check(name="durability", status="ok", detail=detail)
+    detail = f"fsync: a confirm means that the archive's queue has it on its disk, too ({state.waiting:,} wait there)"
+    if state.waiting > WAITING:
+        return Check(name="durability", status="degraded", detail=f"{detail}; nobody empties it, and it fills the disk")
+    return Check(name="durability", status="ok", detail=detail)
+
+
+def _progress(consumers: list[dict[str, Any]]) -> Check:
+    """Lag and silence, as the consumers' canaries tell; that one stands still for good, its own process notices."""
+    silent = [
+        f"{one['name']} ({one['holder']}) was not heard for {one['heard']:.0f} s" for one in consumers if one["silent"]
+    ]
+    late = [
+        f"{one['name']} ({one['holder']}) is {one['lag_seconds']:.0f} s and {one['lag_records']:,} records behind"
+        for one in consumers
+        if not one["silent"] and one["lag_seconds"] > LAG_SECONDS
+    ]
+    if silent or late:
+        return Check(name="progress", status="degraded", detail="; ".join([*late, *silent]))
+    return Check(name="progress", status="ok", detail=f"{len(consumers)} consumers are heard, none is late")
+
+
+def _gaps(state: LogState) -> Check:
+    if state.gaps:
+        key, first, last = state.gaps[0]
+        detail = f"agents counted what never came: {len(state.gaps)} gaps; {key} did not say {first} to {last}"
+        return Check(name="gaps", status="degraded", detail=detail)
+    return Check(name="gaps", status="ok", detail="nothing that agents counted is missing")
+
+
+def _gap(key: str, first: int, last: int) -> dict[str, Any]:
+    user, _, producer = key.partition("/")
+    return {"user": user, "producer": producer, "first": first, "last": last}
 
 
 def _seat(state: LogState, now: datetime) -> Check:

@@ -58,6 +58,8 @@ class LogState(Struct, frozen=True):
     bad: int = 0
     void: int = 0
     duplicate: int = 0
+    #: Counts of agents that are missing for a while already: (user and producer, first, last), at most 100.
+    gaps: tuple[tuple[str, int, int], ...] = ()
 
 
 Key = tuple[str, str]

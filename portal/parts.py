@@ -1,13 +1,16 @@
 """What every resource is given: the working parts of one portal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from bus.broker import Broker
 from bus.clock import Clock
 from bus.ports import Bus
+from bus.progress import Progress
 from portal.accounts import Accounts
 from portal.commands import Commands
+from portal.consumers import Consumers
 from portal.hub import Hub
 from portal.limits import Limiter
 from portal.lists import Lists
@@ -37,6 +40,11 @@ class Parts:
     limiter: Limiter
     metrics: Metrics
     offload: Offload
+    #: What all consumers of the fleet say of their progress, and the places of this portal's own two.
+    consumers: Consumers
+    progress: Mapping[str, Progress]
+    #: Looks at the broker; None when it cannot be looked at (no management API, or no broker).
+    broker: Broker | None
     clock: Clock
     #: The address under which others reach this portal, without a slash at its end; "" to take it from the request.
     public_url: str

@@ -4,16 +4,19 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 import uvicorn
 
+from bus.broker import Broker
 from bus.clock import Clock, SystemClock
 from bus.ports import Bus
+from bus.progress import Progress
 from portal.accounts import Accounts
 from portal.app import create_app
 from portal.commands import Commands
+from portal.consumers import Consumers
 from portal.follower import Follower
 from portal.hub import Hub
 from portal.limits import Limiter
@@ -34,6 +37,11 @@ GRACE_SECONDS = 10
 log = structlog.get_logger("portal.server")
 
 
+def places_of(clock: Clock) -> dict[str, Progress]:
+    """Where the portal's two followers say how far they are."""
+    return {"portal": Progress("portal", clock), "tails": Progress("tails", clock, "telemetry")}
+
+
 def make_parts(
     bus: Bus,
     documents: Documents,
@@ -43,6 +51,8 @@ def make_parts(
     credentials_for: Callable[[str], str],
     public_url: str = "",
     clock: Clock | None = None,
+    places: Mapping[str, Progress] | None = None,
+    broker: Broker | None = None,
 ) -> Parts:
     """The working parts over these adapters; nothing runs yet."""
     clock = clock or SystemClock()
@@ -63,6 +73,9 @@ def make_parts(
         limiter=Limiter(live),
         metrics=Metrics(),
         offload=offload,
+        consumers=Consumers(clock),
+        progress=places_of(clock) if places is None else places,
+        broker=broker,
         clock=clock,
         public_url=public_url.rstrip("/"),
         credentials_for=credentials_for,
@@ -82,14 +95,26 @@ def run_portal(
     public_url: str = "",
     ready: Callable[[int], None] | None = None,
     clock: Clock | None = None,
+    places: Mapping[str, Progress] | None = None,
+    broker: Broker | None = None,
 ) -> None:
     """Serves until `stop` is set. `ready` is called with the port once it answers (port 0 takes a free one).
 
     `credentials_for` makes an account on the bus for a node that has joined, and returns its bus URL; it may block.
+    `places`: where the followers say how far they are (`places_of`). `broker` looks at the broker for health, if it
+    can be looked at.
     The adapters stay open: they are the caller's. Raises `OSError` when the port cannot be had.
     """
     parts = make_parts(
-        bus, documents, series, live, credentials_for=credentials_for, public_url=public_url, clock=clock
+        bus,
+        documents,
+        series,
+        live,
+        credentials_for=credentials_for,
+        public_url=public_url,
+        clock=clock,
+        places=places,
+        broker=broker,
     )
     try:
         asyncio.run(_serve(parts, host, port, stop, ready))
@@ -101,8 +126,8 @@ async def _serve(
     parts: Parts, host: str, port: int, stop: threading.Event, ready: Callable[[int], None] | None
 ) -> None:
     sockets = [_bind(host, port)]
-    follower = Follower(parts.bus, parts.hub, lambda: load_begin(parts.documents))
-    tails = Tails(parts.bus, parts.live, parts.clock)
+    follower = Follower(parts.bus, parts.hub, lambda: load_begin(parts.documents), parts.progress["portal"])
+    tails = Tails(parts.bus, parts.live, parts.clock, parts.consumers, parts.progress["tails"])
     server = _Server(
         uvicorn.Config(
             create_app(parts),

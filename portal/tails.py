@@ -1,4 +1,5 @@
-"""The output of running jobs: from telemetry into Live, so that every portal can show it line by line.
+"""The output of running jobs: from telemetry into Live, so that every portal can show it line by line. The one thread
+that follows telemetry also hears how far the fleet's consumers are.
 
 Lines may be lost on the way, as all telemetry may; the whole output is a blob when the job has ended.
 """
@@ -15,8 +16,11 @@ from bus.admission import check
 from bus.clock import Clock, SystemClock
 from bus.errors import BusError, Closed
 from bus.ports import Bus, Record
+from bus.progress import Progress
 from events.codec import BadEvent
 from events.telemetry import Line, Output
+from portal import consumers
+from portal.consumers import Consumers
 from projections.osis.errors import OsisError
 from projections.osis.live import Live
 
@@ -51,10 +55,19 @@ def kept_line(n: int, kept: str) -> Line:
 class Tails:
     """One thread that follows telemetry."""
 
-    def __init__(self, bus: Bus, live: Live, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        live: Live,
+        clock: Clock | None = None,
+        consumers: Consumers | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         self._bus = bus
         self._live = live
         self._clock = clock or SystemClock()
+        self._consumers = consumers or Consumers(self._clock)
+        self._progress = progress or Progress("tails", self._clock, "telemetry")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="portal-tails", daemon=True)
 
@@ -74,17 +87,20 @@ class Tails:
             try:
                 telemetry = self._bus.stream("telemetry")
                 start = telemetry.offset_at(self._clock.now() - LOOK_BACK) if start is None else start
+                self._progress.at(start)
                 with telemetry.read_from(start) as reader:
                     while not self._stop.is_set():
                         records = reader.read(BATCH, READ_SECONDS)
                         self._pass_on(records)
                         start = records[-1].next_offset if records else start
+                        self._progress.at(start)
             except Closed:
                 return
             except Exception as error:
                 if not isinstance(error, BusError):
                     log.exception("the follower of telemetry failed", action="follow")
                 log.warning("telemetry cannot be followed", action="follow", error=str(error))
+                self._progress.wait()
                 self._stop.wait(RETRY_SECONDS)
 
     def _pass_on(self, records: Iterable[Record]) -> None:
@@ -92,6 +108,8 @@ class Tails:
         for record in records:
             if record.key.startswith(KEY) and (output := _output(record)) is not None:
                 lines[output.job].extend(output.lines)
+            elif record.key == consumers.KEY:
+                self._consumers.hear(record)
         for job, new in lines.items():
             self._keep(job, new)
 

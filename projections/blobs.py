@@ -10,6 +10,7 @@ import structlog
 
 from bus.clock import Clock
 from bus.ports import Bus, Record
+from bus.progress import Progress
 from events.routing import blob_chunk
 from projections import retention
 from projections.metrics import Metrics
@@ -29,17 +30,26 @@ log = structlog.get_logger("projections.blobs")
 class BlobFollower:
     """One thread calls `run`."""
 
-    def __init__(self, bus: Bus, documents: Documents, clock: Clock, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        documents: Documents,
+        clock: Clock,
+        metrics: Metrics | None = None,
+        place: Progress | None = None,
+    ) -> None:
         self._bus = bus
         self._documents = documents
         self._clock = clock
         self._metrics = metrics or Metrics()
+        self._place = place or Progress("blobs", clock, "blobs")
         self._swept = clock.monotonic()
 
     def run(self, stop: threading.Event) -> None:
         """Returns when `stop` is set. Raises the errors of bus and storage; call it again then, nothing is lost."""
         log_id = current_log(self._bus)
         start = load_position(self._bus, self._documents, "blobs")
+        self._place.at(start)
         with self._bus.stream("blobs").read_from(start) as reader:
             while not stop.is_set():
                 records = reader.read(BATCH, READ)
@@ -48,6 +58,7 @@ class BlobFollower:
                 if records:
                     position = Position(log=log_id, next_offset=records[-1].next_offset, written_at=self._clock.now())
                     save_position(self._documents, "blobs", position)
+                    self._place.at(position.next_offset)
                 self._sweep()
 
     def _keep(self, record: Record) -> None:

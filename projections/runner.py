@@ -24,6 +24,7 @@ from bus.checkpoint import log_id, resume
 from bus.clock import Clock
 from bus.errors import LogDiverged
 from bus.ports import Bus, Reader, Record
+from bus.progress import Progress as Place
 from projections import generation
 from projections.admission_store import read_checkpoint
 from projections.catchup import BATCH, CatchUp, Progress
@@ -67,11 +68,13 @@ class Runner:
         *,
         metrics: Metrics | None = None,
         projections: Iterable[AnyProjection] = PROJECTIONS,
+        place: Place | None = None,
     ) -> None:
         self._stream = bus.stream("log")
         self._documents = documents
         self._clock = clock
         self._metrics = metrics or Metrics()
+        self._place = place or Place("projections", clock)
         self._projections = tuple(projections)
         self._versions = versions(self._projections)
         #: The generation that is being rebuilt, across errors.
@@ -125,6 +128,7 @@ class Runner:
         if self._health.doing != "standing aside":
             log.warning("standing aside", action="runner.aside", why=why)
         self._speak("standing aside", why)
+        self._place.wait()
         stop.wait(LOOK_EVERY)
         return False
 
@@ -182,13 +186,15 @@ class Runner:
         why = self._health.why
 
         def heed(progress: Progress) -> bool:
+            self._place.at(progress.next_offset)
             self._report("rebuilding", why, opened, progress.end)
             return not stop.is_set()
 
         catch_up = CatchUp(self._stream, opened.reader, opened.writer, opened.log_id, self._clock)
         if not catch_up.run(heed):
             return False
-        opened.writer.declare(indexes=True)
+        with self._place.busy():
+            opened.writer.declare(indexes=True)
         if not catch_up.run(heed):
             return False
         self._swap(opened.writer.namespace.name)
@@ -207,12 +213,15 @@ class Runner:
 
     def _follow(self, opened: Opened, stop: threading.Event) -> None:
         """Returns when `stop` is set, another generation is live, or the log has to be looked at anew."""
-        opened.writer.declare(indexes=True)
+        with self._place.busy():
+            opened.writer.declare(indexes=True)
+        self._place.at(opened.writer.state.next_offset)
         self._report("following", "", opened, opened.writer.state.next_offset, at_once=True)
         while not stop.is_set():
             records = opened.reader.read(BATCH, READ)
             if records:
                 opened.writer.write(records, opened.log_id)
+                self._place.at(opened.writer.state.next_offset)
             if self._look.is_due() and not self._is_current(opened):
                 return
 

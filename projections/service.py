@@ -2,14 +2,16 @@
 failed.
 """
 
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from bus.clock import Clock
 from bus.errors import BusError, Closed
-from bus.ports import Bus
+from bus.ports import Bus, StreamName
+from bus.progress import Progress
 from projections.admission_store import Unsettled
 from projections.blobs import BlobFollower
 from projections.generation import Dropped
@@ -28,6 +30,12 @@ WELL_AFTER = 30.0
 #: What is to be expected: something else is away or busy, and no fault of this code.
 EXPECTED = (BusError, OsisError, Overtaken, Unsettled, Dropped)
 
+#: The parts, each with the stream that it follows.
+FOLLOWED: dict[str, StreamName] = {"projections": "log", "blobs": "blobs", "telemetry": "telemetry"}
+
+#: Its own source of chance: what else counts on `random`'s state is not disturbed.
+CHANCE = random.SystemRandom()
+
 #: Runs until the event is set.
 Part = Callable[[threading.Event], None]
 
@@ -41,20 +49,21 @@ def run_projections(
     clock: Clock,
     stop: threading.Event,
     metrics: Metrics | None = None,
+    places: Mapping[str, Progress] | None = None,
 ) -> None:
     """Keeps views, blobs and series up to date until `stop` is set; then returns when all parts have ended.
 
     No error ends it: what fails is started again, later and later, and goes on where it was. `series` must have been
-    opened with `projections.telemetry.MEASUREMENTS`.
+    opened with `projections.telemetry.MEASUREMENTS`. `places`: where each part says how far it is (`places_of`).
     """
-    metrics = metrics or Metrics()
+    metrics, places = metrics or Metrics(), places or places_of(clock)
     parts: dict[str, Part] = {
-        "runner": Runner(bus, documents, clock, metrics=metrics).run,
-        "blobs": BlobFollower(bus, documents, clock, metrics).run,
-        "telemetry": TelemetryFollower(bus, documents, series, clock, metrics).run,
+        "projections": Runner(bus, documents, clock, metrics=metrics, place=places["projections"]).run,
+        "blobs": BlobFollower(bus, documents, clock, metrics, places["blobs"]).run,
+        "telemetry": TelemetryFollower(bus, documents, series, clock, metrics, places["telemetry"]).run,
     }
     threads = [
-        threading.Thread(target=keep_running, args=(name, run, clock, stop, metrics), name=f"projections-{name}")
+        threading.Thread(target=keep_running, args=(name, run, clock, stop, metrics, places[name]), name=name)
         for name, run in parts.items()
     ]
     for thread in threads:
@@ -63,8 +72,24 @@ def run_projections(
         thread.join()
 
 
-def keep_running(name: str, run: Part, clock: Clock, stop: threading.Event, metrics: Metrics) -> None:
-    """Calls `run` until `stop` is set, with a rest after each failure."""
+def places_of(clock: Clock) -> dict[str, Progress]:
+    """One for each part of the service."""
+    return {name: Progress(name, clock, stream) for name, stream in FOLLOWED.items()}
+
+
+def keep_running(
+    name: str,
+    run: Part,
+    clock: Clock,
+    stop: threading.Event,
+    metrics: Metrics,
+    place: Progress | None = None,
+    chance: Callable[[], float] = CHANCE.random,
+) -> None:
+    """Calls `run` until `stop` is set, with a rest after each failure, which `chance` (0 to 1) shortens up to half.
+
+    Who rests because something else is away does not stand still.
+    """
     rest = FIRST_REST
     while not stop.is_set():
         began = clock.monotonic()
@@ -75,11 +100,13 @@ def keep_running(name: str, run: Part, clock: Clock, stop: threading.Event, metr
             return
         except EXPECTED as error:
             log.warning("interrupted", action="service.retry", part=name, error=str(error), seconds=rest)
+            if place is not None:
+                place.wait()
         except Exception:
             log.exception("failed", action="service.failed", part=name, seconds=rest)
         else:
             continue
         metrics.restarts += 1
         rest = FIRST_REST if clock.monotonic() - began > WELL_AFTER else rest
-        stop.wait(rest)
+        stop.wait(rest * (0.5 + chance() / 2))
         rest = min(rest * 2, LAST_REST)

@@ -14,6 +14,7 @@ import structlog
 from bus.admission import check
 from bus.clock import Clock
 from bus.ports import Bus, Record
+from bus.progress import Progress
 from events.codec import BadEvent
 from events.envelope import Event
 from events.telemetry import Stats
@@ -48,25 +49,34 @@ class TelemetryFollower:
     """One thread calls `run`."""
 
     def __init__(
-        self, bus: Bus, documents: Documents, series: Series, clock: Clock, metrics: Metrics | None = None
+        self,
+        bus: Bus,
+        documents: Documents,
+        series: Series,
+        clock: Clock,
+        metrics: Metrics | None = None,
+        place: Progress | None = None,
     ) -> None:
         self._bus = bus
         self._documents = documents
         self._series = series
         self._clock = clock
         self._metrics = metrics or Metrics()
+        self._place = place or Progress("telemetry", clock, "telemetry")
 
     def run(self, stop: threading.Event) -> None:
         """Returns when `stop` is set. Raises the errors of bus and storage; call it again then, nothing is lost."""
         log_id = current_log(self._bus)
         saved = start = load_position(self._bus, self._documents, "telemetry")
         saved_at = self._clock.monotonic()
+        self._place.at(start)
         with self._bus.stream("telemetry").read_from(start) as reader:
             while True:
                 records = reader.read(BATCH, READ)
                 if records:
                     self._write(records)
                     start = records[-1].next_offset
+                    self._place.at(start)
                 stopping = stop.is_set()
                 if start > saved and (stopping or self._clock.monotonic() - saved_at >= SAVE_EVERY):
                     position = Position(log=log_id, next_offset=start, written_at=self._clock.now())

@@ -18,6 +18,9 @@ STREAMS: dict[StreamName, str] = {
     "blobs": "fleetbus.blobs",
 }
 
+#: A quorum queue that has what a confirm promised, until it is in the archive: `FLEETBUS_DURABILITY=fsync`.
+ARCHIVE = "fleetbus.archive"
+
 #: The seat for which there is a queue.
 FLEET = "fleet"
 

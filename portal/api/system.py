@@ -6,6 +6,7 @@ from falcon.asgi import Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from portal.api.shapes import Health
+from portal.consumers import Consumer
 from portal.health import diverged, look
 from portal.openapi import Text, operation
 from portal.parts import Parts
@@ -52,12 +53,25 @@ class MetricsResource:
         metrics.views_lag.set(max(0, state.next_offset - status.next_offset))
         metrics.views_diverged.set(bool(diverged(status, state)))
         metrics.set_aside.set(status.set_aside)
+        for name, one in self._foremost().items():
+            metrics.lag_records.labels(name).set(one.lag_records)
+            metrics.lag_seconds.labels(name).set(one.lag_seconds)
+            metrics.heard.labels(name).set(one.heard)
+        metrics.gaps.set(len(state.gaps))
         live = parts.views.live()
         for name in ("online", "offline", "joined"):
             metrics.nodes.labels(name).set(live.count("nodes", Eq("state", name)))
         for name in ("waiting", "queued", "started"):
             metrics.jobs.labels(name).set(live.count("jobs", Eq("state", name)))
         return metrics.text()
+
+    def _foremost(self) -> dict[str, Consumer]:
+        """Of several processes with one consumer, the one that is furthest; who stands by may be late."""
+        found: dict[str, Consumer] = {}
+        for one in self._parts.consumers.all():
+            if one.name not in found or one.next_offset > found[one.name].next_offset:
+                found[one.name] = one
+        return found
 
 
 class OpenApiResource:
