@@ -50,8 +50,8 @@ fast: $(DEV_READY)  ## run the tests that need no server and little time
 	@$(PYTEST) -q -m "not servers and not slow and not chaos" $(ARGS)
 
 .PHONY: chaos
-chaos: $(TEST_READY)  ## run the tests that kill, freeze and starve real processes
-	$(BIN)/python -m pytest -m chaos $(ARGS)
+chaos: $(TEST_READY)  ## run the fault suite: ARGS="--seed 1 --runs 300 --out DIR" (`make test` has the tests that kill)
+	$(BIN)/python -m tests.chaos run $(ARGS)
 
 .PHONY: bench
 bench: $(TEST_READY)  ## measure fleetbus beside its rivals on the same servers

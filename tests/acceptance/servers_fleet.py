@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,12 @@ def action(folder: str, seconds: float = 0.0):
 class Service:
     """One process that is started again whenever it ends, until it is retired."""
 
-    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], environment: Mapping[str, str], log: Path, prefix: Sequence[str] = ()
+    ) -> None:
+        """`prefix` is a program that becomes the service, such as one that changes its surroundings first."""
         self.name = name
-        self._command = [sys.executable, "-m", "fleetbus", *arguments]
+        self._command = [*prefix, sys.executable, "-m", "fleetbus", *arguments]
         self._environment = {**os.environ, **environment}
         self._log = log
         self._retired = threading.Event()
@@ -84,12 +87,13 @@ class Service:
     def pid(self) -> int:
         return self._process.pid
 
-    def retire(self) -> None:
+    def retire(self, grace: float = 20.0) -> None:
+        """Ends it for good, within `grace` seconds."""
         self._retired.set()
         with self._lock:
             self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(20)
+            self._process.wait(grace)
         self._process.kill()
 
 
