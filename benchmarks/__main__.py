@@ -12,14 +12,15 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table as Sheet
 
-from benchmarks import appends, jobs
-from benchmarks.measure import Table, compare
+from benchmarks import appends, growth, jobs
+from benchmarks.measure import Table, compare, compare_once
 from bus.wiring import open_bus
 from events.actors import HANDLERS, PORTAL, agent_user
 from tests.contract.bus_contract import RabbitEngine
 from tests.servers.management import Management
 from tests.servers.services import Services
 
+FIGURES = ("appends", "jobs", "growth")
 LIBRARIES = ("pika", "kombu", "celery", "redis", "msgspec", "pyzmq")
 
 
@@ -46,7 +47,22 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def measure(names: tuple[str, ...], runs: int, console: Console) -> list[Table]:
+def measure(names: tuple[str, ...], runs: int, sizes: tuple[int, ...], console: Console) -> list[Table]:
+    tables = _on_servers(names, runs, console) if {"appends", "jobs"} & set(names) else []
+    return tables + _of_growth(runs, sizes, console) if "growth" in names else tables
+
+
+def _of_growth(runs: int, sizes: tuple[int, ...], console: Console) -> list[Table]:
+    with tempfile.TemporaryDirectory(prefix="fleetbus-growth-") as folder, console.status("growth …") as status:
+        fleets = growth.contestants(Path(folder), sizes, status.update)
+        first = compare_once("First starts", {name: fleet.first for name, fleet in fleets.items()}, growth.FIRST_UNITS)
+        later = compare(
+            "Growth with the log", growth.runs_of(fleets), growth.UNITS, growth.goals(sizes), runs, status.update
+        )
+    return [first, later]
+
+
+def _on_servers(names: tuple[str, ...], runs: int, console: Console) -> list[Table]:
     services = Services()
     with services.in_use(), console.status("servers …") as status:
         services.start(services.rabbitmq)
@@ -92,13 +108,16 @@ def show(console: Console, table: Table) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(["appends", "jobs"]))
+@click.argument("names", nargs=-1, type=click.Choice(FIGURES))
 @click.option("--runs", default=5, show_default=True, help="Runs of each contestant, in turn.")
 @click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Where the figures go as JSON.")
-def main(names: tuple[str, ...], runs: int, path: Path | None) -> None:
+@click.option(
+    "--events", "sizes", default=growth.SIZES, multiple=True, help="For growth: sizes of logs, largest first."
+)
+def main(names: tuple[str, ...], runs: int, path: Path | None, sizes: tuple[int, ...]) -> None:
     """Measure fleetbus beside its rivals."""
     console = Console()
-    tables = measure(names or ("appends", "jobs"), runs, console)
+    tables = measure(names or FIGURES, runs, sizes, console)
     report = Report(machine(), tables)
     console.print(", ".join(f"{key} {value}" for key, value in report.machine.items()))
     for table in tables:

@@ -54,6 +54,10 @@ class Caller:
         id = self._command("command.script.publish", PublishScript(name="empty", source=source))
         self._wait(lambda event: event.causationid == id)
 
+    def wait_for_node(self) -> None:
+        """Until an agent has connected since this caller was made."""
+        self._wait(lambda event: event.type == "event.node.connected")
+
     def _command(self, type: str, data: Any) -> str:
         event = Event(
             id=new_id(), source="bench", type=type, subject="s", time=datetime.now(UTC), actor="user:bench", data=data

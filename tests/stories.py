@@ -106,7 +106,7 @@ class Story:
         self._hashes: dict[str, str] = {}
         self._orders: dict[str, tuple[Order, Target, str]] = {}
         self._nodes: dict[str, str] = {}
-        self._written = 0
+        self._written = self._forgotten = 0
         first = first_record(name, begin, self.id())
         self.raw(first.body, user=HANDLERS, key=first.key)
         if seat:
@@ -373,6 +373,14 @@ class Story:
             db.execute("COMMIT")
         return end + len(news)
 
+    def flush(self, folder: Path) -> int:
+        """As `write`, and forgets what was written: for logs that do not fit into memory."""
+        end = self.write(folder)
+        self._forgotten += len(self.said)
+        self.said.clear()
+        self._written = 0
+        return end
+
     def publish(self, bus_of: Callable[[str], Bus]) -> None:
         """Says what was not written yet, in order, each by its own user; `bus_of` gives the bus of a user."""
         buses: dict[str, Bus] = {}
@@ -390,7 +398,7 @@ class Story:
 
     def _unwritten(self, end: int) -> list[Said]:
         """What comes next in a log that has `end` records; one that has any has a beginning of its own."""
-        start = max(self._written, 1 if end else 0)
+        start = max(self._written, 1 if end and not self._forgotten else 0)
         self._written = len(self.said)
         return self.said[start:]
 
