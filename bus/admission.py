@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from bus.ports import Record
 from events import codec
-from events.actors import HANDLERS, may_be
+from events.actors import ARCHIVER, HANDLERS, may_be
 from events.envelope import Event
 from events.registry import SEAT_TYPES, TYPES, Voice, service_of
 from events.routing import key_for
@@ -271,6 +271,8 @@ def _check_voice(event: Event, user: str) -> None:
         raise codec.BadEvent(
             f"{event.type} about node {event.data.node} is for its agent to say, not for {event.actor}"
         )
+    elif definition.voice is Voice.ARCHIVER and user != ARCHIVER:
+        raise codec.BadEvent(f"{event.type} is for the archiver to say, not for {user}")
     elif event.type == "event.log.created" and user != HANDLERS:
         raise codec.BadEvent("only handlers begin a log")
 

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from bus.management import Management
 from bus.rabbitmq.names import DELIVER, EXCHANGE, inbox_queue
-from events.actors import HANDLERS, PORTAL, PROJECTIONS
+from events.actors import ARCHIVER, HANDLERS, PORTAL, PROJECTIONS
 from events.names import NODE_PATTERN, SERVICE_PATTERN
 from events.registry import PLATFORM_WORDS
 
@@ -68,6 +68,7 @@ _PLATFORM = {
         topics=MappingProxyType({}),
     ),
     PROJECTIONS: _rights(write=_FLEET, read=_STREAMS, fleet=r"^(event\.projections\..+|telemetry\.canary)\z"),
+    ARCHIVER: _rights(write=_FLEET, read=r"^fleetbus\.(log|archive)\z", fleet=r"^event\.archive\.sealed\z"),
     PORTAL: _rights(write=_FLEET, read=_STREAMS, fleet=rf"^((command|event)\..+|telemetry\.canary|{BLOB})\z"),
 }
 
@@ -82,7 +83,7 @@ def rights_of(user: str) -> Rights:
     if kind == "service" and re.fullmatch(SERVICE_PATTERN, name) and name not in PLATFORM_WORDS:
         return _rights(write=_FLEET, read=NOTHING, fleet=rf"^(event\.{name}\..+|command\..+)\z")
     raise ValueError(
-        f"{user!r} is no user of fleetbus; handlers, projections, portal, node.ID and service.NAME are "
+        f"{user!r} is no user of fleetbus; handlers, projections, portal, archiver, node.ID and service.NAME are "
         f"(ID is none of {', '.join(sorted(FIRST_WORDS))}, NAME none of {', '.join(sorted(PLATFORM_WORDS))})"
     )
 

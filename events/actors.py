@@ -4,6 +4,7 @@
 HANDLERS = "handlers"
 PROJECTIONS = "projections"
 PORTAL = "portal"
+ARCHIVER = "archiver"
 
 
 def agent_user(node: str) -> str:
@@ -21,6 +22,8 @@ def may_be(user: str, actor: str, routing_key: str) -> bool:
     The portal speaks for the people and services that it authenticated.
     """
     kind, _, name = user.partition(".")
+    if user == ARCHIVER:
+        return actor == "service:archiver"
     if user == HANDLERS:
         return actor == "system:fleet"
     if user == PORTAL:

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
-from events import job, node, script, seat, telemetry
+from events import archive, job, node, script, seat, telemetry
 
 
 class Voice(Enum):
@@ -14,6 +14,7 @@ class Voice(Enum):
     ANYONE = "anyone"  # a command, or a fact of another service
     SEAT = "seat"  # a decider, with the token of the seat
     NODE = "node"  # the agent of the node that `data.node` names
+    ARCHIVER = "archiver"  # the archiver
 
 
 class Definition(Struct, frozen=True):
@@ -68,6 +69,8 @@ TYPES = MappingProxyType(
         # jobs, as the agents say
         "event.job.started": Definition(job.JobStarted, _N),
         "event.job.finished": Definition(job.JobFinished, _N),
+        # the archive
+        "event.archive.sealed": Definition(archive.ArchiveSealed, Voice.ARCHIVER),
         # telemetry
         "telemetry.heartbeat": Definition(telemetry.Heartbeat, _N),
         "telemetry.stats": Definition(telemetry.Stats, _N),
