@@ -33,6 +33,7 @@ COMMANDS = MappingProxyType(
         },
         "Look after the log": {
             "replay": ("replay", "make the views anew from the log"),
+            "views": ("views", "compare the views with the log"),
             "log": ("log", "copy a log to another bus"),
         },
     }

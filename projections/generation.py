@@ -2,7 +2,8 @@
 
 A rebuild has a namespace of its own (`live-<time>-<random>`), whoever does it, so two rebuilds never mix. When it has
 caught up, the alias `live` is pointed at it in one atomic write. Nobody is told: whoever reads or writes the live views
-looks at the alias again and again. Views of an earlier time lie in `asof-…` and never become live.
+looks at the alias again and again. Views of an earlier time lie in `asof-…`, and what is compared with the live views
+in `check-…`; they never become live.
 
 What is neither live nor written to any more is dropped by the runner after a while. So a rebuild that slept for long
 may have lost its namespace; `swap` finds that out by the document `generation`, which is written first of all.
@@ -20,9 +21,12 @@ from projections.projection import moment
 
 PREFIX = "live-"
 AS_OF_PREFIX = "asof-"
+CHECK_PREFIX = "check-"
 #: After this long without a word from its writer, a generation that is not live is dropped. Readers that turned to it
 #: before a swap have ended long before.
 ABANDONED_AFTER = timedelta(minutes=10)
+#: The same for what was rebuilt to be compared, which may be read for long without being written to.
+CHECKED_AFTER = timedelta(days=1)
 
 log = structlog.get_logger("projections.generation")
 
@@ -76,6 +80,8 @@ def _is_over(namespace: Namespace, now: datetime) -> bool:
         keep = ABANDONED_AFTER
     elif namespace.name.startswith(AS_OF_PREFIX):
         keep = timedelta(seconds=retention.AS_OF)
+    elif namespace.name.startswith(CHECK_PREFIX):
+        keep = CHECKED_AFTER
     else:
         return False
     found = namespace.get_many(META, ["generation", "checkpoint"])

@@ -69,36 +69,46 @@ def replay(
     projections: Collection[str] | None = None,
     progress: Tell | None = None,
     clock: Clock | None = None,
+    views: tuple[AnyProjection, ...] = PROJECTIONS,
 ) -> ReplayReport:
     """Makes views again from the start of the log.
 
     `until`, a moment (with a zone) or an offset: the last record is the last one whose log time, or offset, is not
-    later. `projections`: only the views with these names. Raises `ReplayRefused`, `projections.generation.Dropped` when
-    this process slept for so long that its work was cleared away, and the errors of bus and storage.
+    later. `projections`: only the views with these names; `views`: all there are. Raises `ReplayRefused`,
+    `projections.generation.Dropped` when this process slept for so long that its work was cleared away, and the errors
+    of bus and storage.
     """
-    run = _Replay(bus.stream("log"), documents, _chosen(projections), progress, clock or SystemClock())
+    run = _Replay(bus.stream("log"), documents, views, chosen(projections, views), progress, clock or SystemClock())
     if until is not None:
         return run.as_of(until)
-    return run.everything() if run.chosen == PROJECTIONS else run.some()
+    return run.everything() if run.chosen == views else run.some()
 
 
-def _chosen(names: Collection[str] | None) -> tuple[AnyProjection, ...]:
+def chosen(names: Collection[str] | None, views: tuple[AnyProjection, ...] = PROJECTIONS) -> tuple[AnyProjection, ...]:
+    """Those of the views that were named; None: all of them. Raises `ReplayRefused`."""
     if names is None:
-        return PROJECTIONS
-    unknown = sorted(set(names) - versions().keys())
+        return views
+    unknown = sorted(set(names) - versions(views).keys())
     if unknown or not names:
         wrong = f"there is no view {', '.join(unknown)}" if unknown else "no view was named"
-        raise ReplayRefused(f"{wrong}; there are: {', '.join(versions())}")
-    return tuple(projection for projection in PROJECTIONS if projection.name in names)
+        raise ReplayRefused(f"{wrong}; there are: {', '.join(versions(views))}")
+    return tuple(projection for projection in views if projection.name in names)
 
 
 class _Replay:
     """One replay; each method is one whole way to do it."""
 
     def __init__(
-        self, stream: Stream, documents: Documents, chosen: tuple[AnyProjection, ...], tell: Tell | None, clock: Clock
+        self,
+        stream: Stream,
+        documents: Documents,
+        views: tuple[AnyProjection, ...],
+        chosen: tuple[AnyProjection, ...],
+        tell: Tell | None,
+        clock: Clock,
     ) -> None:
         self.chosen = chosen
+        self._views = views
         self._stream = stream
         self._documents = documents
         self._tell = tell
@@ -112,7 +122,7 @@ class _Replay:
 
     def everything(self) -> ReplayReport:
         """From the first record to the last, then live."""
-        writer = self._writer(self._begin("replay").name, PROJECTIONS)
+        writer = self._writer(self._begin("replay").name, self._views)
         writer.declare(indexes=False)
         with closing(self._stream.read_from("first")) as reader:
             return self._finish(writer, reader)
@@ -125,7 +135,7 @@ class _Replay:
         chosen.declare(indexes=False)
         with closing(self._stream.read_from("first")) as reader:
             self._catch_up(chosen, reader).run(self._heed, saved.checkpoint.next_offset)
-        writer = self._writer(namespace.name, PROJECTIONS)
+        writer = self._writer(namespace.name, self._views)
         writer.load()
         writer.declare(indexes=False)
         self._copy(source, namespace)
@@ -172,7 +182,7 @@ class _Replay:
         saved = None if namespace is None else read_checkpoint(namespace)
         if namespace is None or saved is None:
             raise ReplayRefused("there are no live views to take the others from; replay all of them")
-        others = {name: version for name, version in versions().items() if name not in versions(self.chosen)}
+        others = {name: version for name, version in versions(self._views).items() if name not in versions(self.chosen)}
         if any(saved.views.get(name) != version for name, version in others.items()):
             raise ReplayRefused("the other live views were made by another version of fleetbus; replay all of them")
         try:
@@ -183,7 +193,7 @@ class _Replay:
 
     def _copy(self, source: Namespace, target: Namespace) -> None:
         names = {projection.name for projection in self.chosen}
-        for projection in PROJECTIONS:
+        for projection in self._views:
             if projection.name not in names:
                 for documents in _chunks(source.iterate(projection.name)):
                     target.put_many(projection.name, documents)

@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from msgspec.structs import replace
 
+from fleetbus.commands.direct import log_and_views
 from fleetbus.commands.options import data_option, output_options
-from fleetbus.errors import Failure, NotReached, Wrong
+from fleetbus.errors import Wrong
 from fleetbus.output import Printer
 
 if TYPE_CHECKING:
-    from fleetbus.settings import Settings
     from projections.replay import ReplayReport
 
 
@@ -29,53 +27,12 @@ def replay(*, out: Printer, data: str | None, until: str | None, names: Sequence
     """
     import msgspec
 
-    from bus.errors import BadUrl, BusError
-    from fleetbus import logs, wiring
-    from fleetbus.progress import progress
-    from fleetbus.settings import masked
-    from projections.generation import Dropped
-    from projections.osis.errors import BadUrl as BadStorageUrl
-    from projections.osis.errors import OsisError
-    from projections.replay import ReplayRefused
     from projections.replay import replay as run
 
-    logs.only_trouble("replay")
     last = None if until is None else _moment(until)
-    try:
-        with wiring.log_and_views(_settings(data)) as (bus, documents), progress("replay") as tell:
-            report = run(
-                bus,
-                documents,
-                until=last,
-                projections=names or None,
-                progress=lambda done, total, _rate: tell(done, total),
-            )
-    except ReplayRefused as error:
-        raise Wrong(str(error)) from None
-    except (BadUrl, BadStorageUrl) as error:
-        raise Wrong(masked(str(error))) from None
-    except Dropped as error:
-        raise Failure(str(error), "run it again") from None
-    except (BusError, OsisError) as error:
-        raise NotReached(masked(str(error))) from None
+    with log_and_views(data, "replay") as (bus, documents, tell):
+        report = run(bus, documents, until=last, projections=names or None, progress=tell)
     out.done(_in_words(report), msgspec.to_builtins(report) | {"rate": round(report.rate)})
-
-
-def _settings(data: str | None) -> "Settings":
-    """Those of the environment; where they name no storage, the folder of `fleetbus up`."""
-    from fleetbus.datafolder import DataFolder
-    from fleetbus.settings import default_data, from_environment
-
-    settings = from_environment()
-    if settings.bus_url and settings.documents_url and data is None:
-        return settings
-    folder = DataFolder(Path(data).expanduser() if data else settings.data or default_data())
-    if not settings.bus_url and not (folder.path / "bus" / "bus.db").is_file():
-        raise Wrong(
-            f"there is no log in {folder.path}",
-            "name the folder of a `fleetbus up` with --data, or set FLEETBUS_BUS_URL and FLEETBUS_DOCUMENTS_URL",
-        )
-    return replace(settings, data=folder.path)
 
 
 def _moment(text: str) -> datetime | int:

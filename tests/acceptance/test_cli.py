@@ -14,6 +14,7 @@ import pytest
 
 from projections import generation
 from projections.osis.open import open_documents
+from projections.registry import versions
 from projections.replay import digests
 from tests.acceptance.house import House
 from tests.waiting import wait_until
@@ -387,3 +388,23 @@ def test_replay_says_what_is_wrong_with_what_it_is_asked_for(fleet: House, tmp_p
     done = fleet.run("replay", "--data", str(tmp_path))
     assert done.returncode == 2
     assert "no log" in done.stderr
+
+
+# views check
+
+
+def test_views_check_ends_with_0_when_equal_and_with_1_and_the_first_difference_when_not(fleet: House) -> None:
+    report = fleet.json("views", "check", "--data", str(fleet.data))
+    assert report["equal"]
+    assert {view["view"] for view in report["views"]} == set(versions())
+    with closing(open_documents(f"sqlite://{fleet.data / 'views.db'}")) as documents:
+        name = generation.live(documents)
+        assert name is not None
+        documents.namespace(name).put_many("scripts", [{"_id": "ghost", "_at": 0, "hash": "0" * 300}])
+        done = fleet.run("views", "check", "--data", str(fleet.data), "--projection", "scripts")
+        documents.namespace(name).delete_many("scripts", ["ghost"])
+        left = [one for one in documents.list_namespaces() if one.startswith("check-")]
+    assert (done.returncode, left) == (1, [])
+    assert "The first is ghost:" in done.stdout
+    assert "rebuilt  null" in done.stdout
+    assert fleet.run("views", "check", "--data", str(fleet.data), "--projection", "job").returncode == 2
