@@ -14,6 +14,7 @@ from rich.table import Table as Sheet
 
 from benchmarks import appends, growth, jobs
 from benchmarks.measure import Table, compare, compare_once
+from bus import topology
 from bus.wiring import open_bus
 from events.actors import HANDLERS, PORTAL, agent_user
 from tests.contract.bus_contract import RabbitEngine
@@ -68,23 +69,30 @@ def _on_servers(names: tuple[str, ...], runs: int, console: Console) -> list[Tab
         services.start(services.rabbitmq)
         services.start(services.redis)
         management = Management(services.rabbitmq.management_url, services.rabbitmq.url)
-        engine = RabbitEngine(management, management.add_vhost("bench"))
+        vhosts = ("bench", "bench-fsync")
+        engine, durable = (RabbitEngine(management, management.add_vhost(name)) for name in vhosts)
+        topology.make_durable(durable.url(HANDLERS), "fsync")
         try:
-            return _tables(names, runs, engine, services, status.update)
+            return _tables(names, runs, engine, durable, services, status.update)
         finally:
-            engine.close()
-            management.delete_vhost("bench")
+            for one, name in zip((engine, durable), vhosts, strict=True):
+                one.close()
+                management.delete_vhost(name)
 
 
-def _tables(names: tuple[str, ...], runs: int, engine: RabbitEngine, services: Services, progress) -> list[Table]:  # type: ignore[no-untyped-def]
+def _tables(  # type: ignore[no-untyped-def]
+    names: tuple[str, ...], runs: int, engine: RabbitEngine, durable: RabbitEngine, services: Services, progress
+) -> list[Table]:
     tables = []
     bus = open_bus(engine.url(PORTAL), PORTAL)
     if "appends" in names:
         url = engine.url("service.bench")
         own = open_bus(url, "service.bench")
-        contestants = appends.contestants(own, url)
+        lasting = open_bus(durable.url("service.bench"), "service.bench")
+        contestants = appends.contestants(own, url, lasting)
         tables.append(compare("Confirmed appends", contestants, appends.UNITS, appends.GOALS, runs, progress))
         own.close()
+        lasting.close()
     if "jobs" in names:
         engine.invite(jobs.NODE)
         urls = {"handlers": engine.url(HANDLERS), "agent": engine.url(agent_user(jobs.NODE))}

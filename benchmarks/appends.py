@@ -1,4 +1,6 @@
-"""Confirmed appends per second from one process: fleetbus, bare pika with windowed confirms, kombu."""
+"""Confirmed appends per second from one process: fleetbus, with `stream` and with `fsync`; bare pika with windowed
+confirms; kombu.
+"""
 
 import time
 import uuid
@@ -27,13 +29,15 @@ UNITS = {"confirmed appends": "events/s"}
 GOALS = (
     Goal("confirmed appends", "bare pika, windowed confirms", ">= 0.7"),
     Goal("confirmed appends", "kombu, confirm_publish", ">= 10"),
+    Goal("confirmed appends", "fleetbus, fsync", "none: what fsync costs on this disk"),
 )
 
 
-def contestants(bus: Bus, url: str) -> dict[str, Run]:
-    """`url` is that of the same user on the same virtual host."""
+def contestants(bus: Bus, url: str, durable: Bus) -> dict[str, Run]:
+    """`url` is that of the same user on the same virtual host; `durable` a bus where a confirm means `fsync`."""
     return {
         "fleetbus": lambda: _fleetbus(bus),
+        "fleetbus, fsync": lambda: _fleetbus(durable),
         "bare pika, windowed confirms": lambda: _pika(url),
         "kombu, confirm_publish": lambda: _kombu(url),
     }

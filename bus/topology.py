@@ -2,7 +2,11 @@
 
 Only the handlers and whoever administers the broker declare it; everyone else uses it, and waits until it is there.
 Declaring again what exists changes nothing. What exists otherwise is an error that names it: nothing is ever deleted
-here, because a stream cannot be made anew without losing what is in it.
+here, because a stream cannot be made anew without losing what is in it. (But the queue of the archive, when it is empty
+and `stream` is chosen.)
+
+What a confirm means is part of the topology, so that no publisher has to know: the broker confirms when all queues to
+which it leads have taken a message. A stream takes it without fsync; a quorum queue has it on its disk first.
 """
 
 import contextlib
@@ -17,13 +21,15 @@ import kombu
 from amqp.exceptions import AMQPError, IrrecoverableChannelError, NotFound, PreconditionFailed
 from kombu import Exchange, Queue, binding
 from kombu.exceptions import OperationalError
+from msgspec import Struct
 
+from bus.broker import KEYS, Durability
 from bus.errors import Refused, Unreachable
 from bus.genesis import first_record
 from bus.ports import Bus
 from bus.rabbitmq import RabbitBus
 from bus.rabbitmq.connection import PATIENCE, parameters, user_of
-from bus.rabbitmq.names import DELIVER, EXCHANGE, FLEET, STREAMS, UNROUTED, seat_queue
+from bus.rabbitmq.names import ARCHIVE, DELIVER, EXCHANGE, FLEET, STREAMS, UNROUTED, seat_queue
 
 MEGABYTE = 2**20
 #: Seconds between two attempts to declare what a starting broker does not find yet.
@@ -56,23 +62,86 @@ telemetry = stream(
 blobs = stream(STREAMS["blobs"], [binding(fleet, "blob.#")])
 #: Classic: a quorum queue lets two exclusive consumers in.
 seat = Queue(seat_queue(FLEET), durable=True)
+#: From RabbitMQ 4.0 on, what was given out 20 times is thrown away unless the limit is lifted; before, -1 is an error.
+UNLIMITED_FROM = 4
 
 #: In the order of their declaration. As soon as `fleetbus` is there, what is published must reach the log, or it would
 #: vanish although it was confirmed; publishers wait for the last (`bus.rabbitmq.names.LAST`).
 TOPOLOGY = (unrouted, log, fleet, telemetry, blobs, seat, deliver)
 
 
-def apply(url: str) -> None:
+class Kept(Struct, frozen=True):
+    """The archive's queue was not deleted with its bindings.
+
+    So many messages are in it, and so many consumers have some of them. (Quorum queues cannot be deleted on the
+    condition that they are empty and unused.)
+    """
+
+    messages: int
+    consumers: int = 0
+
+
+def apply(url: str, durability: Durability | None = None) -> Kept | None:
     """Declares all of it, and begins the log when it is empty. Harmless when it is there.
 
+    `durability` None leaves it as it is; a new broker has `stream`. Returns what `stream` could not delete.
     Raises `Refused` when something exists with other properties or this user may not declare it, `Unreachable`.
     """
     declare(url)
+    kept = None if durability is None else make_durable(url, durability)
     bus = RabbitBus(url)
     try:
         begin_log(bus)
     finally:
         bus.close()
+    return kept
+
+
+def make_durable(url: str, durability: Durability) -> Kept | None:
+    """From now on a confirm means this. What was confirmed before has what was promised then. Raises as `apply`."""
+    with _connection(url) as connection:
+        try:
+            if durability == "fsync":
+                _bind_archive(connection)
+                return None
+            return _unbind_archive(connection)
+        except IrrecoverableChannelError as error:
+            raise Refused(f"cannot set up the queue {ARCHIVE!r}: {error.reply_text}") from error
+
+
+def _bind_archive(connection: kombu.Connection) -> None:
+    with connection.channel() as channel:
+        if _count(connection) is None:
+            major = int(str(connection.connection.server_properties.get("version", "3")).partition(".")[0])
+            limit = {"x-delivery-limit": -1} if major >= UNLIMITED_FROM else {}
+            Queue(ARCHIVE, durable=True, queue_arguments={"x-queue-type": "quorum", **limit})(channel).declare()
+        for key in KEYS:
+            Queue(ARCHIVE)(channel).bind_to(fleet, key)
+
+
+def _unbind_archive(connection: kombu.Connection) -> Kept | None:
+    if _count(connection) is None:
+        return None
+    with connection.channel() as channel:
+        for key in KEYS:
+            Queue(ARCHIVE)(channel).unbind_from(fleet, key)
+        # what was routed before is in the queue by now
+        time.sleep(TRY_EVERY)
+        held = _count(connection)
+        if held is None or held.messages or held.consumers:
+            return held
+        Queue(ARCHIVE)(channel).delete()
+    return None
+
+
+def _count(connection: kombu.Connection) -> Kept | None:
+    """What is in the archive's queue; None when there is none."""
+    try:
+        with connection.channel() as channel:
+            found = Queue(ARCHIVE)(channel).queue_declare(passive=True)
+            return Kept(messages=int(found.message_count), consumers=int(found.consumer_count))
+    except NotFound:
+        return None
 
 
 def declare(url: str) -> None:

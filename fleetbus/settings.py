@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -42,7 +42,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     public_url: str = ""
     agents_bus_url: str = ""
     management_url: str = ""
+    #: "" leaves what the broker has: `stream` unless it was told otherwise.
+    durability: Literal["", "stream", "fsync"] = ""
     users: Mapping[str, str] = MappingProxyType({})
+    archive: Path | None = None
+    archive_records: int = 50_000
+    archive_seconds: float = 600.0
     node: str = ""
     roles: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
@@ -85,6 +90,17 @@ def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise BadValue(f"is {text!r}; right would be a number from 1 to 65535")
     return int(text)
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """Reads a whole number."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise BadValue(f"is {text!r}; right would be a whole number from {lowest} on")
+        return int(text)
+
+    return read
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -164,11 +180,20 @@ VARIABLES = (
         url("http", "https"),
     ),
     Variable(
+        "FLEETBUS_DURABILITY",
+        "durability",
+        "what a confirm means from now on: stream, or fsync (also on the disk of a quorum queue); unset: as it is",
+        one_of("stream", "fsync"),
+    ),
+    Variable(
         "FLEETBUS_USERS",
         "users",
         "broker users and the passwords that `setup` gives them: NAME:PASSWORD, with spaces between",
         users,
     ),
+    Variable("FLEETBUS_ARCHIVE", "archive", "the folder of the archive: the archiver writes it, others read it", folder),
+    Variable("FLEETBUS_ARCHIVE_RECORDS", "archive_records", "records after which a segment is sealed", at_least(1)),
+    Variable("FLEETBUS_ARCHIVE_SECONDS", "archive_seconds", "seconds after which a segment is sealed", at_least(1)),
     Variable("FLEETBUS_NODE", "node", "the id of the node that the agent speaks for", str),
     Variable("FLEETBUS_ROLES", "roles", "roles that the node has when it is first seen, with commas between", words),
     Variable("FLEETBUS_ALLOW", "allow", "what the agent's owner allows, with commas between: shell", words),
@@ -246,5 +271,6 @@ def located(settings: Settings) -> Settings:
     """The settings, with storage in their folder where no URL is set. Without a folder they stay as they are."""
     if settings.data is None:
         return settings
+    settings = replace(settings, archive=settings.archive or settings.data / "archive")
     fields = {BY_NAME[name].field: value for name, value in embedded(settings.data).items()}
     return replace(settings, **{field: value for field, value in fields.items() if not getattr(settings, field)})

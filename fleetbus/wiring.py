@@ -10,13 +10,15 @@ from urllib.parse import quote, unquote, urlsplit
 import click
 import structlog
 
+from bus.archive.folder import Archive
+from bus.archive.stream import ArchivedBus
 from bus.broker import Broker
 from bus.clock import SystemClock
 from bus.errors import Refused
 from bus.ports import Bus
 from bus.progress import Progress, Watch
 from bus.wiring import open_bus
-from events.actors import HANDLERS, PORTAL, PROJECTIONS, agent_user
+from events.actors import ARCHIVER, HANDLERS, PORTAL, PROJECTIONS, agent_user
 from fleetbus.address import check_free
 from fleetbus.errors import Wrong
 from fleetbus.metrics import Gauges, Metric, measured
@@ -32,8 +34,12 @@ log = structlog.get_logger("fleetbus.wiring")
 
 
 @contextmanager
-def bus_of(settings: Settings, user: str, folder: Path | None = None, gauges: Gauges = dict) -> Iterator[Bus]:
-    """The bus, open as `user`. Raises `Wrong` when the settings name none, or another user."""
+def bus_of(
+    settings: Settings, user: str, folder: Path | None = None, gauges: Gauges = dict, archive: Path | None = None
+) -> Iterator[Bus]:
+    """The bus, open as `user`; with an `archive`, its log begins there. Raises `Wrong` when the settings name none, or
+    another user.
+    """
     if not settings.bus_url:
         raise missing("FLEETBUS_BUS_URL")
     with closing(open_bus(settings.bus_url, user, folder)) as bus:
@@ -43,7 +49,7 @@ def bus_of(settings: Settings, user: str, folder: Path | None = None, gauges: Ga
                 f"right would be amqp://{user}:PASSWORD@HOST:PORT/VHOST",
             )
         with measured(bus, settings.statsd_url, user.partition(".")[0], gauges) as counted:
-            yield counted
+            yield counted if archive is None else ArchivedBus(counted, Archive(archive))
 
 
 def run_handlers(settings: Settings, stop: threading.Event) -> None:
@@ -54,11 +60,13 @@ def run_handlers(settings: Settings, stop: threading.Event) -> None:
     if urlsplit(settings.bus_url).scheme in ("amqp", "amqps"):
         from bus import topology
 
-        topology.apply(settings.bus_url)
+        kept = topology.apply(settings.bus_url, settings.durability or None)
+        if kept is not None:
+            log.warning("the archive's queue is kept", action="durability.kept", messages=kept.messages)
     snapshot, clock = settings.data / SNAPSHOT if settings.data else None, SystemClock()
     place = Progress("handlers", clock)
     with (
-        bus_of(settings, HANDLERS, gauges=lambda: _lags([place])) as bus,
+        bus_of(settings, HANDLERS, gauges=lambda: _lags([place]), archive=settings.archive) as bus,
         Watch(bus, [place], clock, end_stalled),
     ):
         run(bus, clock, snapshot, stop, place)
@@ -84,7 +92,7 @@ def run_projections(settings: Settings, stop: threading.Event) -> None:
         }
 
     with (
-        bus_of(settings, PROJECTIONS, gauges=gauges) as bus,
+        bus_of(settings, PROJECTIONS, gauges=gauges, archive=settings.archive) as bus,
         _documents(settings) as documents,
         _series(settings) as series,
         Watch(bus, list(places.values()), clock, end_stalled),
@@ -107,8 +115,31 @@ def _lags(places: Iterable[Progress]) -> dict[Metric, float]:
 def log_and_views(settings: Settings) -> Iterator[tuple[Bus, Documents]]:
     """What replay needs: it reads the one and writes the other."""
     settings = located(settings)
-    with bus_of(settings, PROJECTIONS) as bus, _documents(settings) as documents:
+    with bus_of(settings, PROJECTIONS, archive=settings.archive) as bus, _documents(settings) as documents:
         yield bus, documents
+
+
+def run_archiver(settings: Settings, stop: threading.Event) -> None:
+    """Archives the log. The first start of all makes the key that signs."""
+    from bus.archive.archiver import Archiver, Limits
+    from bus.archive.keys import BadKey, ensure_key
+
+    settings = located(settings)
+    if settings.data is None or settings.archive is None:
+        raise missing("FLEETBUS_DATA")
+    try:
+        key = ensure_key(settings.data)
+    except BadKey as error:
+        raise Wrong(str(error)) from None
+    limits = Limits(records=settings.archive_records, seconds=settings.archive_seconds)
+    archivers: list[Archiver] = []
+
+    def gauges() -> dict[Metric, float]:
+        return {"archive.unsealed": sum(archiver.unsealed for archiver in archivers)}
+
+    with bus_of(settings, ARCHIVER, gauges=gauges) as bus:
+        archivers.append(Archiver(bus, settings.archive, key, SystemClock(), limits=limits))
+        archivers[0].run(stop)
 
 
 def run_portal(settings: Settings, stop: threading.Event) -> None:
@@ -122,7 +153,7 @@ def run_portal(settings: Settings, stop: threading.Event) -> None:
     places = places_of(clock)
     check_free(settings.host, settings.port)
     with (
-        bus_of(settings, PORTAL, gauges=lambda: _lags(places.values())) as bus,
+        bus_of(settings, PORTAL, gauges=lambda: _lags(places.values()), archive=settings.archive) as bus,
         _documents(settings) as documents,
         _series(settings) as series,
         closing(open_live(settings.live_url)) as live,

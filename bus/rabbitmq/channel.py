@@ -126,6 +126,11 @@ class Channel:
         """Needs no permission. Raises `ChannelGone` with 404 when there is none."""
         await self._ask(self.raw.queue_declare, queue=queue, passive=True)
 
+    async def count(self, queue: str) -> int:
+        """Messages that wait in a queue and are with nobody. Raises as `queue_exists`."""
+        answer = await self._ask(self.raw.queue_declare, queue=queue, passive=True)
+        return int(answer.method.message_count)
+
     async def declare_queue(self, queue: str) -> None:
         """A durable classic queue."""
         await self._ask(self.raw.queue_declare, queue=queue, durable=True)

@@ -1,4 +1,4 @@
-"""`fleetbus log copy`: a first look, kept on one machine, moves to RabbitMQ."""
+"""`fleetbus log`: copy moves a first look, kept on one machine, to RabbitMQ; recover brings back what a stream lost."""
 
 import click
 
@@ -51,6 +51,35 @@ def copy(*, out: Printer, source: str, target: str) -> None:
     finally:
         bus.close()
     out.done(f"copied and compared: {counts['log']} records, {counts['blobs']} chunks of blobs", counts)
+
+
+@log.command("recover")
+@click.argument("url", metavar="URL")
+@output_options
+def recover(*, out: Printer, url: str) -> None:
+    """Append to the log at URL what was confirmed under `fsync` and is not in it any more.
+
+    For the time after a power cut, before the handlers start. URL is amqp://USER:PASSWORD@HOST:PORT/VHOST; USER needs
+    all rights there and the tag impersonator, because each event keeps the user who said it. What the log has leaves
+    the queue of the archive once it is two minutes old. Harmless when nothing was lost.
+    """
+    from bus.errors import BadUrl, BusError
+    from bus.rabbitmq.recovery import recover as bring_back
+    from fleetbus import logs
+    from fleetbus.progress import progress
+
+    logs.only_trouble("log recover")
+    _check("URL", url, "amqp", "amqps")
+    try:
+        with progress("comparing") as tell:
+            found = bring_back(url, tell)
+    except BadUrl as error:
+        raise Wrong(f"URL: {masked(str(error))}") from None
+    except BusError as error:
+        raise NotReached(masked(str(error))) from None
+    text = f"{found.in_log} confirmed events are in the log, {found.appended} were lost and are appended again"
+    counts = {"in_log": found.in_log, "appended": found.appended, "left": found.left}
+    out.done(text + (f"; {found.left} stay in the queue until they are older" if found.left else ""), counts)
 
 
 def _check(name: str, value: str, *schemes: str) -> None:

@@ -26,15 +26,15 @@ PATIENCE = 30.0
 
 @click.command(
     "setup",
-    epilog="Reads FLEETBUS_BUS_URL (its user does not matter), FLEETBUS_MANAGEMENT_URL and FLEETBUS_USERS; "
-    "`fleetbus --help` says what they are.",
+    epilog="Reads FLEETBUS_BUS_URL (its user does not matter), FLEETBUS_MANAGEMENT_URL, FLEETBUS_USERS and "
+    "FLEETBUS_DURABILITY; `fleetbus --help` says what they are.",
 )
 @click.option(
     "--user",
     "new",
     multiple=True,
     metavar="NAME",
-    help="Give this user a new password and print its URL: handlers, projections, portal, node.ID or service.NAME. "
+    help="Give this user a new password and print its URL: handlers, projections, portal, archiver, node.ID or service.NAME. "
     "May be given again.",
 )
 @click.option("--scripts", is_flag=True, help="Publish the scripts that come with fleetbus, each version once.")
@@ -55,12 +55,11 @@ def setup(*, out: Printer, new: Sequence[str], scripts: bool) -> None:
         raise Wrong("--scripts speaks as the user portal, whose password is not known here", "add --user portal")
     try:
         urls = _users(settings, passwords)
-        if "handlers" in urls:
-            _topology(urls["handlers"])
+        kept = _topology(urls["handlers"], settings) if "handlers" in urls else ""
         published = _publish(urls) if scripts else []
     except BusError as error:
         raise NotReached(masked(str(error))) from None
-    _tell(out, settings, urls, new, published)
+    _tell(out, settings, urls, new, published, kept)
 
 
 def _check(settings: Settings) -> None:
@@ -85,7 +84,7 @@ def _passwords(given: Mapping[str, str], new: Sequence[str]) -> dict[str, str]:
     if not passwords:
         raise Wrong(
             "there is nobody to set up: name users with --user, or with their passwords in FLEETBUS_USERS",
-            "--user handlers --user projections --user portal makes those of the platform",
+            "--user handlers --user projections --user portal --user archiver makes those of the platform",
         )
     for user in passwords:
         try:
@@ -109,10 +108,17 @@ def _users(settings: Settings, passwords: Mapping[str, str]) -> dict[str, str]:
     return urls
 
 
-def _topology(url: str) -> None:
+def _topology(url: str, settings: Settings) -> str:
+    """What is to be said of the archive's queue; "" when it is as it should be."""
     from bus import topology
 
-    topology.apply(url)
+    kept = topology.apply(url, settings.durability or None)
+    if kept is None:
+        return ""
+    return (
+        f"confirms mean `stream` again; the queue fleetbus.archive keeps {kept.messages} messages that are not in an "
+        "archive yet: `fleetbus log recover` empties it, then run setup again"
+    )
 
 
 def _publish(urls: Mapping[str, str]) -> "list[Bundled]":
@@ -148,17 +154,24 @@ def _publish(urls: Mapping[str, str]) -> "list[Bundled]":
 
 
 def _tell(
-    out: Printer, settings: Settings, urls: Mapping[str, str], new: Sequence[str], published: "Sequence[Bundled]"
+    out: Printer,
+    settings: Settings,
+    urls: Mapping[str, str],
+    new: Sequence[str],
+    published: "Sequence[Bundled]",
+    kept: str,
 ) -> None:
     """Passwords that were made here are shown, this once; those that were given are not."""
     known = [user for user in urls if user not in new]
     lines = [urls[user] for user in new]
     lines += [f"{', '.join(known)}: as FLEETBUS_USERS says"] if known else []
     lines += [f"asked to publish: {', '.join(script.name for script in published)}"] if published else []
+    lines += [kept] if kept else []
     shown = {
         "vhost": unquote(urlsplit(settings.bus_url).path[1:]) or "/",
         "users": {user: urls[user] if user in new else None for user in urls},
         "topology": "handlers" in urls,
+        "durability": settings.durability or None,
         "scripts": [script.name for script in published],
     }
     out.done("\n".join(lines), shown)

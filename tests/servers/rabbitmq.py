@@ -30,6 +30,7 @@ default_user_tags.administrator = true
 default_permissions.configure = .*
 default_permissions.read = .*
 default_permissions.write = .*
+max_message_size = 2200000
 vm_memory_high_watermark.absolute = 1GB
 disk_free_limit.absolute = 100MB
 log.file.level = info
