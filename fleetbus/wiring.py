@@ -170,6 +170,7 @@ def run_portal(settings: Settings, stop: threading.Event) -> None:
             port=settings.port,
             stop=stop,
             credentials_for=lambda node: credentials_for(settings, node),
+            forget_node=lambda node: forget_node(settings, bus, node),
             public_url=settings.public_url,
             clock=clock,
             places=places,
@@ -246,3 +247,18 @@ def credentials_for(settings: Settings, node: str) -> str:
     ensure_user(settings.management_url, unquote(at.path[1:]) or "/", user, password)
     host = at.netloc.rpartition("@")[2]
     return f"{at.scheme}://{quote(user)}:{quote(password)}@{host}{at.path}"
+
+
+def forget_node(settings: Settings, bus: Bus, node: str) -> None:
+    """Takes a removed node's user and inbox off the bus. Harmless when they are gone. Raises `bus.errors.BusError`."""
+    at = urlsplit(settings.bus_url)
+    if at.scheme == "sqlite":
+        bus.remove_inbox(node)
+        return
+    user = agent_user(node)
+    if not settings.management_url:
+        raise Refused(f"FLEETBUS_MANAGEMENT_URL is not set, so the portal cannot delete the user {user} on the broker")
+    from bus.users import delete_user
+
+    agents = urlsplit(settings.agents_bus_url or settings.bus_url)
+    delete_user(settings.management_url, unquote(agents.path[1:]) or "/", user)

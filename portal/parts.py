@@ -52,4 +52,6 @@ class Parts:
     credentials_for: Callable[[str], str]
 
     def now(self) -> datetime:
+    #: Takes a removed node's account and inbox off the bus; it may block. Raises `bus.errors.BusError`.
+    forget_node: Callable[[str], None]
         return self.clock.now()

@@ -50,6 +50,7 @@ def make_parts(
     *,
     credentials_for: Callable[[str], str],
     public_url: str = "",
+    forget_node: Callable[[str], None] | None = None,
     clock: Clock | None = None,
     places: Mapping[str, Progress] | None = None,
     broker: Broker | None = None,
@@ -81,6 +82,7 @@ def make_parts(
         credentials_for=credentials_for,
     )
 
+        forget_node=forget_node or bus.remove_inbox,
 
 def run_portal(
     bus: Bus,
@@ -94,6 +96,7 @@ def run_portal(
     credentials_for: Callable[[str], str],
     public_url: str = "",
     ready: Callable[[int], None] | None = None,
+    forget_node: Callable[[str], None] | None = None,
     clock: Clock | None = None,
     places: Mapping[str, Progress] | None = None,
     broker: Broker | None = None,
@@ -103,6 +106,7 @@ def run_portal(
     `credentials_for` makes an account on the bus for a node that has joined, and returns its bus URL; it may block.
     `places`: where the followers say how far they are (`places_of`). `broker` looks at the broker for health, if it
     can be looked at.
+    `forget_node` takes the account and the inbox of a removed node off the bus; without it, the inbox alone.
     The adapters stay open: they are the caller's. Raises `OSError` when the port cannot be had.
     """
     parts = make_parts(
@@ -113,6 +117,7 @@ def run_portal(
         credentials_for=credentials_for,
         public_url=public_url,
         clock=clock,
+        forget_node=forget_node,
         places=places,
         broker=broker,
     )

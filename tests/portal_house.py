@@ -56,7 +56,7 @@ def action(text: str = "hello", times: int = 1):
 class House:
     """Handlers, views and portal over one engine: the embedded one, unless `open_bus` gives a bus by its user.
 
-    `decides=False`: nobody decides. `views=False`: nobody writes views.
+    `decides=False`: nobody decides. `views=False`: nobody writes views. `portal`: more for `run_portal`.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class House:
         documents: Documents | None = None,
         series: Series | None = None,
         live: Live | None = None,
+        **portal: Any,
     ) -> None:
         self.folder = folder
         self.documents = documents or SqliteDocuments(folder / "views.db")
@@ -80,6 +81,7 @@ class House:
         self.password = ""
         self.url = ""
         self._decides, self._has_views = decides, views
+        self._portal = portal
         self._stops: list[Callable[[], None]] = []
         self.agents: dict[str, Agent] = {}
 
@@ -129,6 +131,7 @@ class House:
                 stop=stop,
                 credentials_for=lambda node: f"sqlite://{self.folder}/bus?for={node}",
                 ready=answers,
+                **self._portal,
             )
 
         thread = threading.Thread(target=run, name="portal")

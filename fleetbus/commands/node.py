@@ -121,6 +121,8 @@ def invite(*, api: "Api", out: Printer, roles: Sequence[str]) -> None:
 @click.argument("name", metavar="NODE")
 @talks
 def remove(*, api: "Api", out: Printer, name: str) -> None:
-    """Take NODE out of the fleet; it is not listened to until it joins again."""
+    """Take NODE out of the fleet; it is not listened to until it joins again. Its account on the bus goes, too."""
     sent = api.send("DELETE", f"/nodes/{name}", id=new_id())
+    if warning := sent.get("warning"):
+        click.echo(f"warning: {warning}", err=True)
     out.done(f"{name} was removed", sent)

@@ -5,9 +5,11 @@ import secrets
 from datetime import timedelta
 from typing import Annotated
 
+import structlog
 from falcon.asgi import Request, Response
 from msgspec import Meta, Struct
 
+from bus.errors import BusError
 from events.names import NODE_PATTERN, NodeId, Role, Text
 from events.node import InviteNode, JoinNode, NodeJoined, RemoveNode, SetMaintenance, SetRoles
 from portal.api import answers
@@ -21,6 +23,8 @@ from portal.openapi import operation
 from portal.parts import Parts
 from portal.problems import away, unprocessable
 from portal.queries import NodeQuery
+
+log = structlog.get_logger("portal.nodes")
 
 INVITATION_LASTS = timedelta(minutes=15)
 #: Seconds that joining and inviting wait for the decider.
@@ -88,7 +92,9 @@ class Node:
     @operation("Remove a node from the fleet", query=OutcomeQuery, answers={200: Sent, 202: Sent}, keyed=True)
     async def on_delete(self, req: Request, resp: Response, id: str) -> None:
         answers.check_id("node", id, NODE_PATTERN)
-        await answers.ask(self._parts, req, resp, "command.node.remove", id, RemoveNode(node=id))
+        answer = await answers.ask(self._parts, req, resp, "command.node.remove", id, RemoveNode(node=id))
+        if answer.outcome is not None:
+            resp.media.warning = await forget(self._parts, id)
 
 
 class Invitations:
@@ -128,6 +134,16 @@ async def invite(parts: Parts, actor: str, roles: tuple[str, ...], url: str) -> 
     """Sends the invitation. The log has the token's hash only. Raises `Problem`."""
     token = secrets.token_urlsafe(32)
     until = parts.now() + INVITATION_LASTS
+async def forget(parts: Parts, node: str) -> str:
+    """Takes what a removed node has on the bus away; says what could not be, or "". The fleet is deaf to it anyway."""
+    try:
+        await parts.offload(parts.forget_node, node)
+    except BusError as error:
+        log.warning("a removed node keeps its account on the bus", action="node.kept", node=node, error=str(error))
+        return f"{node} was removed, but what it has on the bus is still there: {error}"
+    return ""
+
+
     data = InviteNode(token_hash=token_hash(token), roles=roles, valid_until=until)
     answer = await parts.commands.ask("command.node.invite", "invitation", data, actor=actor, wait=DECIDE_SECONDS)
     decided(answer)

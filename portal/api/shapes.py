@@ -154,6 +154,8 @@ class Sent(Struct, kw_only=True, omit_defaults=True):
     offset: int | None = None
     event: dict[str, Any] | None = None
     position: str | None = None
+    #: What was done only in part.
+    warning: str = ""
 
 
 class Told(Struct, kw_only=True):

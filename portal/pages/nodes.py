@@ -8,7 +8,7 @@ from falcon.asgi import Request, Response
 from events.names import ROLE_PATTERN
 from events.node import RemoveNode, SetMaintenance, SetRoles
 from portal.api.answers import document
-from portal.api.nodes import DECIDE_SECONDS, decided, invite, public_url
+from portal.api.nodes import DECIDE_SECONDS, decided, forget, invite, public_url
 from portal.bodies import read_query
 from portal.gate import identity, session_form
 from portal.lists import Document
@@ -60,6 +60,8 @@ class NodePage(Page):
         outcome = decided(answer)
         self.go(resp, "/nodes" if kind == "command.node.remove" else f"/nodes/{id}", outcome.next_offset)
 
+        if kind == "command.node.remove":
+            await forget(self.parts, id)
     def _build(self, id: str, wanted: str) -> dict[str, Any]:
         parts = self.parts
         node = document(parts, "node", "nodes", id)
