@@ -18,6 +18,7 @@ COMMANDS = MappingProxyType(
             "up": ("up", "all of it on this machine, without any server"),
             "handlers": ("services", "one service: decides commands, delivers"),
             "projections": ("services", "one service: keeps the views"),
+            "archiver": ("services", "one service: seals the log, for audits"),
             "portal": ("services", "one service: pages and the REST API"),
             "agent": ("services", "one service: runs jobs on this machine"),
             "setup": ("setup", "prepare RabbitMQ: users, rights, topology"),
@@ -34,6 +35,7 @@ COMMANDS = MappingProxyType(
         "Look after the log": {
             "replay": ("replay", "make the views anew from the log"),
             "views": ("views", "compare the views with the log"),
+            "audit": ("audit", "verify, prove, check-proof, report"),
             "log": ("log", "copy a log to another bus"),
         },
     }

@@ -1,6 +1,7 @@
 """The folder in which `fleetbus up` keeps everything: one process at a time, for its owner alone.
 
 bus/  views.db  series.db  handlers.snapshot  agent/    what the services keep
+archive/  archive.key  archive.pub                      the archive, and the key that signs it
 logs/                                                   what they say
 node  credentials.json  published.json  up.lock         what `up` itself remembers
 """

@@ -191,7 +191,7 @@ VARIABLES = (
         "broker users and the passwords that `setup` gives them: NAME:PASSWORD, with spaces between",
         users,
     ),
-    Variable("FLEETBUS_ARCHIVE", "archive", "the folder of the archive: the archiver writes it, others read it", folder),
+    Variable("FLEETBUS_ARCHIVE", "archive", "the folder of the archive, from which readers have the old log", folder),
     Variable("FLEETBUS_ARCHIVE_RECORDS", "archive_records", "records after which a segment is sealed", at_least(1)),
     Variable("FLEETBUS_ARCHIVE_SECONDS", "archive_seconds", "seconds after which a segment is sealed", at_least(1)),
     Variable("FLEETBUS_NODE", "node", "the id of the node that the agent speaks for", str),
@@ -271,6 +271,6 @@ def located(settings: Settings) -> Settings:
     """The settings, with storage in their folder where no URL is set. Without a folder they stay as they are."""
     if settings.data is None:
         return settings
-    settings = replace(settings, archive=settings.archive or settings.data / "archive")
-    fields = {BY_NAME[name].field: value for name, value in embedded(settings.data).items()}
+    fields: dict[str, Any] = {BY_NAME[name].field: value for name, value in embedded(settings.data).items()}
+    fields["archive"] = settings.data / "archive"
     return replace(settings, **{field: value for field, value in fields.items() if not getattr(settings, field)})

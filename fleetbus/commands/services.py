@@ -1,4 +1,4 @@
-"""`fleetbus handlers | projections | portal | agent`: one service each, with its settings from the environment."""
+"""`fleetbus handlers | projections | archiver | portal | agent`: one service each, as the environment says."""
 
 import threading
 from collections.abc import Sequence
@@ -40,6 +40,19 @@ def projections(data: str | None) -> None:
     from fleetbus.service import serve
 
     serve("projections", lambda settings, stop: wiring.run_projections(_with(settings, data), stop))
+
+
+@click.command(
+    "archiver",
+    epilog=_epilog("BUS_URL", "ARCHIVE", "ARCHIVE_RECORDS", "ARCHIVE_SECONDS", "STATSD_URL", "DATA", "LOG"),
+)
+@data_option
+def archiver(data: str | None) -> None:
+    """Archive the log in sealed segments that anybody can verify. One runs for one folder."""
+    from fleetbus import wiring
+    from fleetbus.service import serve
+
+    serve("archiver", lambda settings, stop: wiring.run_archiver(_with(settings, data), stop))
 
 
 @click.command(

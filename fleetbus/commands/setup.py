@@ -34,8 +34,8 @@ PATIENCE = 30.0
     "new",
     multiple=True,
     metavar="NAME",
-    help="Give this user a new password and print its URL: handlers, projections, portal, archiver, node.ID or service.NAME. "
-    "May be given again.",
+    help="Give this user a new password and print its URL: handlers, projections, portal, archiver, node.ID or "
+    "service.NAME. May be given again.",
 )
 @click.option("--scripts", is_flag=True, help="Publish the scripts that come with fleetbus, each version once.")
 @output_options

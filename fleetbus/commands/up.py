@@ -24,7 +24,7 @@ from fleetbus.supervisor import Child, Supervisor
 from jumpscripts import bundled
 
 #: In which they are stopped: first nothing new comes in, last the views have seen all of it.
-STOP_ORDER = ("portal", "agent", "handlers", "projections")
+STOP_ORDER = ("portal", "agent", "handlers", "archiver", "projections")
 #: Seconds that jobs have to end when everything stops.
 GRACE = 5
 #: Seconds between two looks at the children.
@@ -48,7 +48,7 @@ def up(data: str | None, host: str | None, port: int | None, no_agent: bool) -> 
 
 
 class House:
-    """The four services under one roof."""
+    """The services under one roof."""
 
     def __init__(self, folder: DataFolder, host: str, port: int, *, with_agent: bool) -> None:
         self._folder = folder
@@ -66,6 +66,7 @@ class House:
         try:
             self._start("handlers")
             self._start("projections")
+            self._start("archiver")
             if self._node is not None:
                 self._start("agent", "--node", self._node, "--data", str(self._folder.agent), "--grace", str(GRACE))
             # the portal makes the first account, too, when there is none yet

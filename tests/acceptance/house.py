@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 #: Seconds that all of it may take to be ready on a machine that does much else.
 READY_WITHIN = 120.0
 
-SERVICES = ("handlers", "projections", "portal", "agent")
+SERVICES = ("handlers", "projections", "archiver", "portal", "agent")
 
 
 class House:
