@@ -26,7 +26,8 @@ RUN pip install --no-deps --no-build-isolation .
 FROM python:3.12.8-slim-bookworm
 
 RUN useradd --system --uid 10001 --home-dir /var/lib/fleetbus --create-home fleetbus \
-    && chmod 0700 /var/lib/fleetbus
+    && chmod 0700 /var/lib/fleetbus \
+    && install --directory --owner fleetbus --group fleetbus --mode 0750 /var/lib/fleetbus-archive
 COPY --from=build /opt/fleetbus/venv /opt/fleetbus/venv
 COPY deploy/healthcheck.py /opt/fleetbus/deploy/healthcheck.py
 

@@ -16,17 +16,19 @@ from bus.archive.check import check_segment
 from bus.archive.folder import Archive, BadArchive
 from bus.archive.keys import PrivateKey
 from bus.archive.seal import check_signature
+from bus.archive.stream import ArchivedStream
 from bus.checkpoint import digest
 from bus.clock import SystemClock
 from bus.embedded import EmbeddedBus
-from bus.errors import LogDiverged, NotConfirmed
+from bus.errors import BusError, LogDiverged, NotConfirmed
 from bus.ports import Message, Record
 from bus.wiring import open_bus
 from events.actors import ARCHIVER, HANDLERS, PORTAL, agent_user
 from events.archive import ArchiveSealed
 from tests import archiver_process
-from tests.archives import NOW, key, read
-from tests.contract.bus_contract import SOON, event, read_some
+from tests.archives import NOW, key, read, write
+from tests.contract.bus_contract import SOON, RabbitEngine, event, read_some
+from tests.servers.management import Management
 from tests.stories import Story
 from tests.waiting import wait_until
 
@@ -248,3 +250,53 @@ def test_killed_again_and_again_it_leaves_no_gap_and_no_double(tmp_path: Path) -
     told = [seal.segment for seal in facts(tmp_path)]
     assert told == sorted(set(told))
     assert set(archive.numbers()) - set(told) <= {archive.numbers()[-1]}
+
+
+# ---------------------------------------------------------------- on RabbitMQ
+
+
+@pytest.fixture
+def broker(rabbitmq_management: Management, amqp_vhost: str) -> Iterator[RabbitEngine]:
+    made = RabbitEngine(rabbitmq_management, amqp_vhost)
+    yield made
+    made.close()
+
+
+def test_on_rabbitmq_it_archives_and_says_so_with_rights_of_its_own(broker: RabbitEngine, tmp_path: Path) -> None:
+    handlers, stop = broker.bus(HANDLERS), threading.Event()
+    for future in [handlers.publish(event(n)) for n in range(25)]:
+        future.result(SOON)
+    bus = broker.bus(ARCHIVER)
+    archiver = Archiver(bus, tmp_path / "archive", key(), SystemClock(), limits=LONG)
+    thread = threading.Thread(target=archiver.run, args=(stop,))
+    thread.start()
+    archive = Archive(tmp_path / "archive")
+    try:
+        wait_until(lambda: archive.folder.exists() and archive.end() >= 20, deadline=60, what="two segments")
+    finally:
+        stop.set()
+        thread.join(SOON)
+    with handlers.stream("log").read_from(0) as reader:
+        records = read_some(reader, 28)
+    assert read(archive) == records[:20]
+    state = AdmissionState()
+    verdicts = [admit(state, record) for record in records]
+    said = [verdict.event.data for verdict in verdicts if isinstance(verdict, Admitted)][1:]
+    assert said == [archive.seal(1), archive.seal(2)]
+    for message in (event(1), event(1, "event.archive.other"), event(1, "command.job.submit")):
+        with pytest.raises(BusError):
+            bus.publish(message).result(SOON)
+
+
+def test_on_rabbitmq_archive_and_stream_are_read_as_one(broker: RabbitEngine, tmp_path: Path) -> None:
+    handlers = broker.bus(HANDLERS)
+    for future in [handlers.publish(event(n)) for n in range(60)]:
+        future.result(SOON)
+    with handlers.stream("log").read_from(0) as reader:
+        records = read_some(reader, 61)
+    archive = write(tmp_path, records[:40], 10)
+    stream = ArchivedStream(handlers.stream("log"), archive)
+    assert stream.first() == records[0]
+    for start in (0, 5, 39, 40, 41, 60):
+        with stream.read_from(start) as reader:
+            assert read_some(reader, 61 - start) == records[start:]

@@ -63,7 +63,8 @@ def texts(part: Any) -> Iterator[str]:
 
 def test_it_has_the_servers_and_services_of_a_fleet() -> None:
     commands = [" ".join(SERVICES[name]["command"]) for name in sorted(OURS)]
-    assert commands == ["agent --role container", "handlers", "handlers", "portal", "projections", "setup --scripts"]
+    services = ["handlers", "handlers", "portal", "projections", "setup --scripts"]
+    assert commands == ["agent --role container", "archiver", *services]
     assert set(SERVICES) - OURS == {"rabbitmq", "mongo", "influxdb", "redis"}
 
 
@@ -111,10 +112,18 @@ def test_volumes_are_declared_and_files_exist(name: str) -> None:
         assert source in COMPOSE["volumes"] or (ROOT / source).is_file(), volume
 
 
-def test_no_two_services_share_a_volume() -> None:
-    used = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())]
-    named = [source for source in used if not source.startswith(".")]
-    assert sorted(named) == sorted(COMPOSE["volumes"])
+def test_no_two_services_write_into_one_volume() -> None:
+    used = [volume for service in SERVICES.values() for volume in service.get("volumes", ())]
+    written = [volume.split(":")[0] for volume in used if not volume.startswith(".") and not volume.endswith(":ro")]
+    assert sorted(written) == sorted(COMPOSE["volumes"])
+
+
+def test_only_the_archiver_has_the_key_that_seals() -> None:
+    having = [name for name, service in SERVICES.items() if "archiver:/var/lib/fleetbus" in service.get("volumes", ())]
+    assert having == ["archiver"]
+    for name in sorted(OURS - ONE_SHOT - {"agent"}):
+        assert SERVICES[name]["environment"]["FLEETBUS_ARCHIVE"] == "/var/lib/fleetbus-archive"
+        assert [one for one in SERVICES[name]["volumes"] if one.startswith("archive:/var/lib/fleetbus-archive")]
 
 
 @every_service
@@ -228,6 +237,7 @@ class Site:
             found[variable] = text
         moved = {
             "FLEETBUS_DATA": str(self.folder / name),
+            "FLEETBUS_ARCHIVE": str(self.folder / "archive"),
             "FLEETBUS_HOST": "127.0.0.1",
             "FLEETBUS_PORT": str(self.house.port),
         }
