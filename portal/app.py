@@ -22,6 +22,7 @@ from portal.pages import routes as page_routes
 from portal.pages.errors import problem_page
 from portal.parts import Parts
 from portal.problems import CONTENT_TYPE, Problem, away, from_status
+from portal.travel import Travel
 from projections.osis.errors import Misuse, OsisError
 
 STATIC = Path(__file__).parent / "static"
@@ -55,6 +56,7 @@ API_ROUTES: tuple[tuple[str, Callable[[Parts], object]], ...] = (
     ("/api/v1/events", events.Events),
     ("/api/v1/events/stream", events.Stream),
     ("/api/v1/events/{id}", events.Event),
+    ("/api/v1/events/{id}/republish", events.Republish),
 )
 
 
@@ -66,7 +68,11 @@ def openapi_document() -> dict[str, Any]:
 def create_app(parts: Parts) -> falcon.asgi.App[Request, Response]:
     """The application over these parts; nothing runs yet."""
     app: falcon.asgi.App[Request, Response] = falcon.asgi.App(
-        middleware=[Measure(parts.metrics), Gate(parts.accounts, parts.offload)]
+        middleware=[
+            Measure(parts.metrics),
+            Gate(parts.accounts, parts.offload),
+            Travel(parts.moments, parts.hub, parts.offload),
+        ]
     )
     handler = JSONHandler(dumps=msgspec.json.encode, loads=msgspec.json.decode)
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = handler

@@ -9,6 +9,7 @@ from bus.clock import Clock, SystemClock
 from bus.patterns import matches
 from events.names import holds
 from portal import queries
+from portal.past import now
 from portal.problems import bad_request
 from portal.queries import (
     BatchQuery,
@@ -53,7 +54,7 @@ class Lists:
         self._clock = clock or SystemClock()
 
     def jobs(self, query: JobQuery) -> Listed:
-        return self._find("jobs", query, queries.jobs(query, self._clock.now()))
+        return self._find("jobs", query, queries.jobs(query, now(self._clock)))
 
     def nodes(self, query: NodeQuery) -> Listed:
         roles = [role for role in self.roles() if holds((role,), query.role)] if query.role else []
@@ -63,16 +64,16 @@ class Lists:
         return self._find("scripts", query, queries.scripts(query))
 
     def commands(self, query: CommandQuery) -> Listed:
-        return self._find("commands", query, queries.commands(query, self._clock.now()))
+        return self._find("commands", query, queries.commands(query, now(self._clock)))
 
     def batches(self, query: BatchQuery) -> Listed:
-        found = self._find("batches", query, queries.batches(query, self._clock.now()))
+        found = self._find("batches", query, queries.batches(query, now(self._clock)))
         for item in found.items:
             item["states"] = self.job_states(And(Eq("batch", item["id"])))
         return found
 
     def events(self, query: EventQuery) -> Listed:
-        where = queries.events(query, self._clock.now())
+        where = queries.events(query, now(self._clock))
         if queries.needs_check(query.type):
             return self._search(query, where)
         return self._find("events", query, where)

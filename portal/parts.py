@@ -17,6 +17,7 @@ from portal.lists import Lists
 from portal.log import Log
 from portal.metrics import Metrics
 from portal.offload import Offload
+from portal.past import Moments, now
 from portal.views import Views
 from projections.osis.documents import Documents
 from projections.osis.live import Live
@@ -35,6 +36,7 @@ class Parts:
     views: Views
     lists: Lists
     log: Log
+    moments: Moments
     commands: Commands
     accounts: Accounts
     limiter: Limiter
@@ -54,4 +56,7 @@ class Parts:
     def now(self) -> datetime:
     #: Takes a removed node's account and inbox off the bus; it may block. Raises `bus.errors.BusError`.
     forget_node: Callable[[str], None]
-        return self.clock.now()
+
+    def now(self) -> datetime:
+        """The time that a request speaks of: of the moment of the past that it looks at, else of the clock."""
+        return now(self.clock)

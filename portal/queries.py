@@ -19,6 +19,10 @@ Text = Annotated[str, Meta(max_length=500)]
 Moment = Annotated[
     str, Meta(max_length=40, description="RFC 3339 (2026-01-31T12:00:00Z), or back from now: -30m, -4h, -2d, -1w")
 ]
+AsOfText = Annotated[
+    str,
+    Meta(max_length=40, description="a moment (2026-01-31T12:00:00Z), or an offset: the views as they were then"),
+]
 Words = Annotated[str, Meta(max_length=500, description="one value, or several joined by commas")]
 
 
@@ -31,6 +35,7 @@ class ListQuery(Struct, kw_only=True):
     at_least: Annotated[
         str, Meta(max_length=200, description="<log id>:<next offset>; waits until the views are there")
     ] = ""
+    as_of: AsOfText = ""
 
 
 class JobQuery(ListQuery, kw_only=True):

@@ -25,6 +25,7 @@ from portal.log import Log
 from portal.metrics import Metrics
 from portal.offload import Offload
 from portal.parts import Parts
+from portal.past import Moments
 from portal.tails import Tails
 from portal.views import Views, load_begin
 from projections.osis.documents import Documents
@@ -69,6 +70,7 @@ def make_parts(
         views=views,
         lists=Lists(views, clock),
         log=reader,
+        moments=Moments(bus, documents, clock),
         commands=Commands(bus, reader, hub, views, offload, clock),
         accounts=Accounts(documents, clock),
         limiter=Limiter(live),
@@ -124,6 +126,7 @@ def run_portal(
     try:
         asyncio.run(_serve(parts, host, port, stop, ready))
     finally:
+        parts.moments.close()
         parts.offload.close()
 
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 from portal.follower import Begin
 from portal.hub import Hub, parse_position
 from portal.offload import Offload
+from portal.past import MOMENT
 from portal.problems import Problem, bad_request, gone
 from projections.admission_store import LIVE, Unsettled, load_admission, read_checkpoint
 from projections.freshness import ViewStatus, view_status
@@ -72,7 +73,7 @@ class AsOf(Struct, frozen=True, kw_only=True):
 
 
 class Views:
-    """Read access to the live views."""
+    """Read access to the live views, or to those of the moment that the request looks at (`portal.past`)."""
 
     def __init__(self, documents: Documents, hub: Hub, offload: Offload) -> None:
         self._documents = documents
@@ -94,7 +95,9 @@ class Views:
         return self._documents.namespace(self.position().namespace)
 
     def position(self) -> Position:
-        """As `read_position`, at most a moment old."""
+        """As `read_position`, at most a moment old; in the past, where the views of that moment end."""
+        if (then := MOMENT.get()) is not None:
+            return Position(namespace=then.namespace, log=then.log, next_offset=then.next_offset, time=then.time)
         now = time.monotonic()
         if self._last is None or now - self._last[0] > FRESH_SECONDS:
             self._last = (now, self.read_position())

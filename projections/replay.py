@@ -15,8 +15,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
 from itertools import islice
+from typing import TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bus.checkpoint import Checkpoint, log_id, resume
 from bus.clock import Clock, SystemClock
@@ -27,10 +29,13 @@ from projections.admission_store import META, Saved, read_checkpoint
 from projections.catchup import CatchUp, Progress, Stretch
 from projections.metrics import Metrics
 from projections.osis.documents import Document, Documents, Namespace
-from projections.projection import AnyProjection, Entry
+from projections.osis.ttl import expiry
+from projections.projection import AnyProjection, Entry, moment
 from projections.registry import PROJECTIONS, versions
 from projections.set_aside import SET_ASIDE
 from projections.writer import Writer
+
+T = TypeVar("T")
 
 #: Documents copied at a time.
 COPY = 1_000
@@ -147,8 +152,20 @@ class _Replay:
         """The chosen views up to a moment or an offset; they stay as they are."""
         if isinstance(until, datetime) and until.tzinfo is None:
             raise ReplayRefused(f"{until.isoformat()} has no time zone; write {until.isoformat()}Z for UTC")
-        namespace = self._begin(f"views until {until}", generation.AS_OF_PREFIX)
-        writer = self._writer(namespace.name, self.chosen)
+        until_text = str(until) if isinstance(until, int) else moment(until)
+        namespace = generation.begin(
+            self._documents, self._clock.now(), f"views until {until}", generation.AS_OF_PREFIX, until_text
+        )
+        try:
+            self._fold_until(namespace, until)
+        except BaseException:
+            self._documents.drop_namespace(namespace.name)
+            raise
+        return self._report(namespace, live=False)
+
+    def _fold_until(self, namespace: Namespace, until: datetime | int) -> None:
+        # what is over by today was there then; what was over then is taken out at the end
+        writer = self._writer(namespace.name, [replace(view, ttl=None) for view in self.chosen])
         writer.declare(indexes=False)
         last: Entry | None = None
         with closing(self._stream.read_from("first")) as reader:
@@ -157,9 +174,17 @@ class _Replay:
                 writer.fold(entries)
                 last = entries[-1]
                 self._heed(self._progress(last.record.next_offset, stretch.end))
-        writer.mark(self._log_id, last)
+        if last is not None and last.log_time is not None:
+            self._forget(namespace, last.log_time)
         writer.declare(indexes=True)
-        return self._report(namespace, live=False)
+        writer.mark(self._log_id, last)
+
+    def _forget(self, namespace: Namespace, then: datetime) -> None:
+        """Takes out what had outlived its time by then."""
+        for view in self.chosen:
+            over = (one["_id"] for one in namespace.iterate(view.name) if _is_over(view, one, then))
+            for ids in _chunks(over):
+                namespace.delete_many(view.name, ids)
 
     def _until(self, writer: Writer, stretch: Stretch, until: datetime | int) -> Iterator[list[Entry]]:
         """Batches of what is not later than `until`."""
@@ -252,8 +277,13 @@ def _is_later(entry: Entry, until: datetime | int) -> bool:
     return entry.log_time is not None and entry.log_time > until
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[Sequence[Document]]:
-    rest = iter(documents)
+def _is_over(view: AnyProjection, document: Document, then: datetime) -> bool:
+    end = expiry(view.ttl, document)
+    return end is not None and end <= then.timestamp()
+
+
+def _chunks(items: Iterable[T]) -> Iterator[Sequence[T]]:
+    rest = iter(items)
     while chunk := list(islice(rest, COPY)):
         yield chunk
 

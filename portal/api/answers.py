@@ -19,7 +19,7 @@ from portal.hub import position
 from portal.lists import Document, Listed, public
 from portal.parts import Parts
 from portal.problems import Problem, not_found
-from portal.queries import ListQuery
+from portal.queries import AsOfText, ListQuery
 from portal.runs import OUTCOME_SECONDS
 
 Q = TypeVar("Q", bound=ListQuery)
@@ -36,6 +36,7 @@ class AtLeastQuery(Struct, kw_only=True):
     at_least: Annotated[
         str, Meta(max_length=200, description="<log id>:<next offset>; waits until the views are there")
     ] = ""
+    as_of: AsOfText = ""
 
 
 def check_id(what: str, id: str, pattern: str = UUID_PATTERN) -> str:

@@ -14,6 +14,8 @@ from projections.osis.filters import Eq
 
 
 class Batches:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
@@ -23,6 +25,8 @@ class Batches:
 
 
 class Batch:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 

@@ -32,6 +32,8 @@ class NewCommand(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Commands:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
@@ -64,6 +66,8 @@ class Commands:
 
 
 class Command:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 

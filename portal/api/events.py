@@ -44,6 +44,8 @@ class NewEvent(Struct, kw_only=True, forbid_unknown_fields=True):
 
 class Events:
     def __init__(self, parts: Parts) -> None:
+    travels = True
+
         self._parts = parts
 
     @operation("Search the log", query=EventQuery, answers={200: EventList}, problems=[410])
@@ -81,6 +83,8 @@ class Events:
 
 class Event:
     def __init__(self, parts: Parts) -> None:
+    travels = True
+
         self._parts = parts
 
     @operation(

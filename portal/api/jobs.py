@@ -46,6 +46,8 @@ class NewJob(SubmitJob, frozen=True, kw_only=True, omit_defaults=True, forbid_un
 
 
 class Jobs:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
@@ -83,6 +85,8 @@ class Jobs:
 
 
 class Job:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 

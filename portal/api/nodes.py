@@ -50,6 +50,8 @@ class Join(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Nodes:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
@@ -59,6 +61,8 @@ class Nodes:
 
 
 class Node:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 

@@ -15,12 +15,13 @@ from portal.lists import Document
 from portal.openapi import operation
 from portal.parts import Parts
 from portal.problems import bad_request, not_found
-from portal.queries import ScriptQuery
+from portal.queries import AsOfText, ScriptQuery
 
 
 class VersionQuery(Struct, kw_only=True):
     hash: Annotated[str, Meta(max_length=64, description="a version; without it the one the name means now")] = ""
     at_least: Annotated[str, Meta(max_length=200)] = ""
+    as_of: AsOfText = ""
 
 
 class NewSource(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +31,8 @@ class NewSource(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Scripts:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
@@ -39,6 +42,8 @@ class Scripts:
 
 
 class Script:
+    travels = True
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 

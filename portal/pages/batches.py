@@ -15,6 +15,7 @@ from projections.osis.filters import Eq
 
 class BatchesPage(Page):
     section = "batches"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response) -> None:
         query = read_query(req, BatchQuery)
@@ -28,6 +29,7 @@ class BatchesPage(Page):
 
 class BatchPage(Page):
     section = "batches"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response, id: str) -> None:
         await self.show(req, resp, "batch.html", lambda: self._build(id))

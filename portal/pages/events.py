@@ -21,6 +21,7 @@ MAX_TREE = 300
 
 class EventsPage(Page):
     section = "events"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response) -> None:
         query = read_query(req, EventQuery)
@@ -40,6 +41,7 @@ class EventsPage(Page):
 
 class EventPage(Page):
     section = "events"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response, id: str) -> None:
         def build() -> dict[str, Any]:

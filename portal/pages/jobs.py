@@ -16,6 +16,7 @@ from portal.pages.nodes import plain
 from portal.pages.page import Page
 from portal.pages.results import blocks_of
 from portal.pages.wording import duration, parse_moment, words
+from portal.past import MOMENT
 from portal.problems import unprocessable
 from portal.queries import JobQuery
 from portal.tails import kept_line, tail_name
@@ -28,6 +29,7 @@ SHOWN = 200_000
 
 class JobsPage(Page):
     section = "jobs"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response) -> None:
         query = read_query(req, JobQuery)
@@ -49,6 +51,7 @@ class JobsPage(Page):
 
 class JobPage(Page):
     section = "jobs"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response, id: str) -> None:
         await self.show(req, resp, "job.html", lambda: self._build(check_id("job", id)))
@@ -107,6 +110,9 @@ class JobPage(Page):
             if parts is not None:
                 text = b"".join(parts).decode(errors="replace")
                 return {"text": text, "last": 0, "cut": max(0, size - SHOWN)}
+        if MOMENT.get() is not None:
+            # the lines of a running job are of today
+            return {"text": str(said.get("tail") or ""), "last": 0, "cut": 0}
         try:
             kept = [kept_line(n, line) for n, line in self.parts.live.last(tail_name(job["id"]))]
         except OsisError:

@@ -24,6 +24,7 @@ FACTS = "facts"
 
 class NodesPage(Page):
     section = "nodes"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response) -> None:
         query = read_query(req, NodeQuery)
@@ -37,6 +38,7 @@ class NodesPage(Page):
 
 class NodePage(Page):
     section = "nodes"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response, id: str) -> None:
         wanted = req.get_param("range") or "1h"
@@ -125,5 +127,5 @@ def roles_of(text: str) -> tuple[str, ...]:
 
 def plain(query: ListQuery) -> dict[str, Any]:
     """A list's parameters for links, without the place in it."""
-    leave = {"cursor", "at_least"} | ({"limit"} if query.limit == 50 else set())
+    leave = {"cursor", "at_least", "as_of"} | ({"limit"} if query.limit == 50 else set())
     return {name: getattr(query, name) for name in query.__struct_fields__ if name not in leave}

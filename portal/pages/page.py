@@ -14,7 +14,9 @@ from portal.gate import identity
 from portal.hub import position
 from portal.pages import charts, wording
 from portal.pages.highlight import json_html, python_html
+from portal.pages.then import as_of_then, kept
 from portal.parts import Parts
+from portal.past import MOMENT
 from portal.views import AsOf
 
 ENVIRONMENT = Environment(
@@ -34,6 +36,7 @@ ENVIRONMENT.filters |= {
     "number": wording.number,
     "short": wording.short,
     "words": wording.words,
+    "moment_words": wording.moment_words,
     "actor": wording.actor_name,
     "pretty": wording.pretty,
     "compact": wording.compact,
@@ -58,6 +61,8 @@ class Page:
 
     #: Which entry of the menu is marked.
     section = ""
+    #: Whether the page can be of the past (`portal.past`).
+    travels = False
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -83,9 +88,13 @@ class Page:
             "section": self.section,
             "now": now,
             "ago": partial(wording.ago, now=now),
+            "then": (then := MOMENT.get()),
+            "travels": self.travels,
+            "kept": kept(req.params),
         }
-        context["position"] = _position(context["as_of"])
-        return render(template, **context)
+        context["position"] = "" if then else _position(context["as_of"])
+        page = render(template, **context)
+        return as_of_then(page, then.key) if then else page
 
     def go(self, resp: Response, path: str, next_offset: int | None = None) -> None:
         """Sends the browser on, to a page that shows everything before `next_offset`."""

@@ -22,6 +22,7 @@ CONTEXT = 3
 
 class ScriptsPage(Page):
     section = "scripts"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response) -> None:
         query = read_query(req, ScriptQuery)
@@ -35,6 +36,7 @@ class ScriptsPage(Page):
 
 class ScriptPage(Page):
     section = "scripts"
+    travels = True
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         hash, against = req.get_param("hash") or "", req.get_param("against") or ""

@@ -95,6 +95,12 @@ def short(id: Any) -> str:
     return text[:12] if len(text) == 64 else text
 
 
+def moment_words(key: Any) -> str:
+    """A moment of the past, as `as_of` has it: a time, or an offset."""
+    text = str(key or "")
+    return f"offset {int(text):,}" if text.isdecimal() else clock_time(text)
+
+
 def words(state: Any) -> str:
     """A state as people say it: `timed_out` is `timed out`."""
     return str(state or "unknown").replace("_", " ")
