@@ -251,6 +251,8 @@ class Agent:
         pending = {written for _, written in taken if written is not None}
         while pending and not self._stop.is_set():
             pending = wait_for(pending, timeout=READ_WITHIN).not_done
+            # a journal whose thread has died never answers
+            self._check_parts()
         try:
             self._inbox.ack([tag for tag, written in taken if written is None or _is_in_journal(written)])
         except Unreachable as error:

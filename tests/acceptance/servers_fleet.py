@@ -52,11 +52,18 @@ class Service:
     """One process that is started again whenever it ends, until it is retired."""
 
     def __init__(
-        self, name: str, arguments: list[str], environment: Mapping[str, str], log: Path, prefix: Sequence[str] = ()
+        self,
+        name: str,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        log: Path,
+        prefix: Sequence[str] = (),
+        module: Sequence[str] = ("fleetbus",),
     ) -> None:
-        """`prefix` is a program that becomes the service, such as one that changes its surroundings first."""
+        """`prefix` is a program that becomes the service, such as one that changes its surroundings first; `module`
+        is run, with arguments of its own before those of the service."""
         self.name = name
-        self._command = [*prefix, sys.executable, "-m", "fleetbus", *arguments]
+        self._command = [*prefix, sys.executable, "-m", *module, *arguments]
         self._environment = {**os.environ, **environment}
         self._log = log
         self._retired = threading.Event()

@@ -5,6 +5,7 @@ the same commands. What the machine does in between is its own.
 """
 
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -46,8 +47,8 @@ def main() -> None:
 
 @main.command()
 def plans() -> None:
-    """Name the faults and pairs that this machine can carry out."""
-    click.echo("\n".join(nemesis.plans()))
+    """Name the faults and pairs."""
+    click.echo("\n".join(list(nemesis.PLANS)))
 
 
 @main.command()
@@ -58,7 +59,9 @@ def plans() -> None:
 @click.option("--minutes", type=float, default=None, help="Begin no further run after so long.")
 def run(seed: int, runs: int, only: tuple[str, ...], out: Path | None, minutes: float | None) -> None:
     """Run, and print what was found. Ends with 1 when anything was."""
-    chosen = list(only) or nemesis.plans()
+    chosen = list(only) or list(nemesis.PLANS)
+    # whoever ends this ends the fleet with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     until = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
     out = out or Path(tempfile.mkdtemp(prefix="fleetbus-chaos-"))
     out.mkdir(parents=True, exist_ok=True)

@@ -1,35 +1,34 @@
-"""The clock of a node: libfaketime (Debian's package `faketime`) moves it while the process runs, by a file.
+"""The clock of a node, moved while its process runs: `python -m tests.chaos.clock FILE SERVICE…` instead of `fleetbus`.
 
-The wall clock is moved, the monotonic one is not, as on a machine whose time is set. Without the library nothing is
-moved, and the faults that need it are left out.
+Agents and handlers ask the time of one place, `bus.clock.SystemClock`, which is handed to all of their parts; here it
+adds what the file says. The monotonic clock is not moved, as on a machine whose time is set. libfaketime was tried
+first: under it `time.sleep` of Python 3.11 fails now and then with EINVAL, which is no fault of what is tested.
 """
 
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-#: Where Debian puts it, by architecture.
-LIBRARIES = tuple(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")))
-
-
-def available() -> bool:
-    return bool(LIBRARIES)
-
-
-def environment(file: Path) -> dict[str, str]:
-    """For a process whose clock follows `file`; it goes by the machine's clock at first."""
-    set_skew(file, 0.0)
-    if not available():
-        return {}
-    return {
-        "LD_PRELOAD": str(LIBRARIES[0]),
-        "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_NO_CACHE": "0",
-    }
+from bus.clock import SystemClock
 
 
 def set_skew(file: Path, seconds: float) -> None:
-    """From now on (within a second) the process is so many seconds ahead."""
+    """From now on the process is so many seconds ahead."""
     new = file.with_suffix(".new")
-    new.write_text(f"{seconds:+.0f}\n")
+    new.write_text(f"{seconds}")
     new.rename(file)
+
+
+def main(file: Path) -> None:
+    from fleetbus.cli import main
+
+    def now(self: SystemClock) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=float(file.read_text()))
+
+    setattr(SystemClock, "now", now)  # noqa: B010  # plainly: a method is put in the place of another
+    main()
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv.pop(1))
+    main(path)

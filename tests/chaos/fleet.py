@@ -111,15 +111,16 @@ class ChaosFleet:
 
     def _start(self, name: str, arguments: list[str], user: str, **environment: str) -> None:
         known = {"FLEETBUS_DATA": str(self._data(name)), "FLEETBUS_LOG": "json", **environment}
-        url, prefix = self.engine.url(user), list[str]()
+        url, prefix, module = self.engine.url(user), list[str](), ["fleetbus"]
         if name in PLACED:
             host, port = self.network.join(name, self.servers.broker.port())
             at = urlsplit(self.engine.url(user, port))
             url = at._replace(netloc=at.netloc.replace(f"@{at.hostname}:", f"@{host}:")).geturl()
             prefix = self.network.prefix(name)
-            known |= clock.environment(self._clock(name))
+            clock.set_skew(self._clock(name), 0.0)
+            module = ["tests.chaos.clock", str(self._clock(name))]
         known["FLEETBUS_BUS_URL"] = url
-        self.services[name] = Service(name, arguments, known, self.folder / f"{name}.log", prefix)
+        self.services[name] = Service(name, arguments, known, self.folder / f"{name}.log", prefix, module)
 
     def _data(self, name: str) -> Path:
         folder = self.folder / "data" / name

@@ -7,7 +7,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from tests.chaos import clock
 from tests.chaos.fleet import NODES, ChaosFleet
 from tests.servers.server import Server
 
@@ -132,11 +131,6 @@ PLANS: dict[str, tuple[str, ...]] = {
     "redis+portal": ("redis", "portal"),
     "influx+projections": ("influx", "projections"),
 }
-
-
-def plans() -> list[str]:
-    """Those that this machine can carry out."""
-    return [name for name, parts in PLANS.items() if clock.available() or not any("clock" in part for part in parts)]
 
 
 def strike(plan: str, scene: Scene) -> None:

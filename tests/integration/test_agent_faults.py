@@ -14,6 +14,8 @@ from bus.errors import NotConfirmed, Refused
 from bus.ports import Message
 from nodeagent import journal as journal_module
 from nodeagent import outbox as outbox_module
+from nodeagent.journal import Journal
+from nodeagent.wiring import FAILED
 from tests.agents import SOON, AgentProcess, AgentThread, Player
 from tests.jobscripts import ANSWER, EMPTY, LARGE, MARK, MARK_AND_WAIT, PRINT
 from tests.waiting import wait_until
@@ -237,3 +239,15 @@ def is_alive_in(job: str) -> bool:
 def test_a_journal_with_a_long_past_is_cleaned_and_goes_on(player: Player, agent: AgentThread) -> None:
     player.all_finished([player.run(ANSWER, {"text": str(n)}) for n in range(50)])
     assert set(agent.marks().values()) == {"done"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_agent_whose_journal_dies_while_a_delivery_waits_for_it_ends(
+    player: Player, agent: AgentThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(journal: Journal, batch: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(Journal, "_commit", fail)
+    player.run(EMPTY)
+    assert agent.wait() == FAILED

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 
 from events.delivery import RunJob
+from projections.admission_store import LIVE, META
 from tests.portal_house import SOON, Doing, House
 
 SLEEPS = {"script": "echo", "target": {"node": "n1"}}
@@ -236,3 +238,23 @@ def watchers(house: House) -> int:
     """Streams that are open, as the portal measures it."""
     metrics = httpx.get(f"{house.url}/metrics", headers={"Authorization": f"Bearer {house.token}"}).text
     return int(float(metrics.partition("\nfleetbus_portal_stream_watchers ")[2].partition("\n")[0]))
+
+
+def test_nothing_comes_twice_while_the_index_is_ahead_of_its_checkpoint(tmp_path: Path) -> None:
+    """Documents are written before the checkpoint: for a moment the index knows more than it says."""
+    with House(tmp_path) as house:
+        namespace = house.documents.namespace(house.documents.pointed(LIVE) or "")
+        position(house)
+        before = namespace.get(META, "checkpoint")
+        assert before is not None
+        for n in range(5):
+            tell(house, "paid", n=n)
+        end = int(position(house).rpartition(":")[2])
+        house.stop_views()
+        namespace.delete_many(META, ["checkpoint"])
+        namespace.put_many(META, [before])
+        house.restart_portal()
+        house.wait(lambda: house.api.get("/health").json()["log"]["next_offset"] >= end, "the log")
+        said = ids(list(stream(house, follow="false", **{"from": "first"})))
+        assert len(said) > 5
+        assert sorted(said) == sorted(set(said))

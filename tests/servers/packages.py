@@ -48,10 +48,9 @@ TOOLS = (
     Package("nodejs", "node"),
     Package("curl", "curl"),
     Package("openssl", "openssl"),
-    # what the fault suite cuts networks and moves clocks with
+    # what the fault suite cuts networks with
     Package("iproute2", "ip"),
     Package("nftables", "nft", ("nftables.service",)),
-    Package("faketime", "faketime"),
 )
 
 #: Asked by Debian's maintainer scripts whether they may start a service.
