@@ -32,6 +32,9 @@ class Management:
     def put(self, path: str, body: dict[str, Any]) -> None:
         self._ask("PUT", path, body)
 
+    def post(self, path: str, body: dict[str, Any]) -> None:
+        self._ask("POST", path, body)
+
     def delete(self, path: str) -> None:
         """Harmless when it is gone."""
         self._ask("DELETE", path, None, harmless=404)

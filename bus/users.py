@@ -14,7 +14,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from urllib.parse import quote
 
@@ -131,6 +131,29 @@ def ensure_user(management_url: str, vhost: str, user: str, password: str) -> No
         management.put(f"permissions/{at}/{user}", body)
 
 
+def ensure_users(management_url: str, vhost: str, passwords: Mapping[str, str]) -> None:
+    """As `ensure_user` for many new users (user -> password), in one request.
+
+    Nobody may know the passwords before it returns: for a moment a user may have its general permissions and not yet
+    those on topics. Raises as `ensure_user`.
+    """
+    users, permissions, topics, queues = [], [], [], []
+    for user, password in passwords.items():
+        rights = rights_of(user)
+        at = {"user": user, "vhost": vhost}
+        users.append({"name": user, "password_hash": _hash(password), "tags": ""})
+        permissions.append({**at, "configure": rights.configure, "write": rights.write, "read": rights.read})
+        for exchange, topic in rights.topics.items():
+            topics.append({**at, "exchange": exchange, "write": topic.write, "read": topic.read})
+        kind, _, name = user.partition(".")
+        if kind == "node":
+            queue = {"name": inbox_queue(name), "vhost": vhost, "durable": True, "auto_delete": False, "arguments": {}}
+            queues.append(queue)
+    made = {"users": users, "permissions": permissions, "topic_permissions": topics, "queues": queues}
+    with Management(management_url) as management:
+        management.post("definitions", made)
+
+
 def delete_user(management_url: str, vhost: str, user: str) -> None:
     """Takes the user's rights away, closes its connections, and deletes an agent's inbox. Harmless when it is gone.
 
@@ -141,6 +164,16 @@ def delete_user(management_url: str, vhost: str, user: str) -> None:
         kind, _, name = user.partition(".")
         if kind == "node":
             management.delete(f"queues/{quote(vhost, safe='')}/{quote(inbox_queue(name), safe='')}")
+
+
+def delete_users(management_url: str, vhost: str, users: Sequence[str]) -> None:
+    """As `delete_user` for many at once. Raises as it does."""
+    with Management(management_url) as management:
+        management.post("users/bulk-delete", {"users": list(users)})
+        for user in users:
+            kind, _, name = user.partition(".")
+            if kind == "node":
+                management.delete(f"queues/{quote(vhost, safe='')}/{quote(inbox_queue(name), safe='')}")
 
 
 def _hash(password: str) -> str:

@@ -22,6 +22,7 @@ COMMANDS = MappingProxyType(
             "portal": ("services", "one service: pages and the REST API"),
             "agent": ("services", "one service: runs jobs on this machine"),
             "setup": ("setup", "prepare RabbitMQ: users, rights, topology"),
+            "emulate": ("emulate", "play many agents, to see what a fleet costs"),
         },
         "Use the fleet": {
             "run": ("run", "run a script on nodes, and show what comes of it"),
