@@ -1,12 +1,14 @@
 """`/api/v1/events`: the log, as the index of events knows it; facts of other services; the live stream."""
 
 import asyncio
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from falcon.asgi import Request, Response
 from msgspec import Meta, Struct
 
+from bus.errors import BusError
 from bus.ports import Record
 from events.names import EventType
 from events.registry import service_of
@@ -20,7 +22,7 @@ from portal.hub import Place
 from portal.lists import Document, public
 from portal.openapi import Text, operation
 from portal.parts import Parts
-from portal.problems import Problem, gone, unprocessable
+from portal.problems import Problem, away, gone, unprocessable
 from portal.queries import EventQuery
 from portal.stream import EventStream, StreamQuery, parse_start
 from projections.osis.filters import Eq
@@ -119,20 +121,36 @@ class Stream:
         resp.set_header("X-Accel-Buffering", "no")
 
     async def _start(self, text: str) -> int | None:
+        parts = self._parts
+        if not await self._soon(lambda: parts.hub.state.log != ""):
+            raise away("this portal has only begun, and has not read the log yet")
         if not text:
             return None
-        parts = self._parts
         found = await parts.offload(parse_start, text, parts.now(), parts.bus.stream("log").offset_at)
         place = found if isinstance(found, Place) else Place(parts.hub.state.log, found)
         if place.log != parts.hub.state.log:
             raise gone(f"the position belongs to log {place.log}, this is log {parts.hub.state.log}; begin anew")
+        if not await self._soon(lambda: place.next_offset <= parts.hub.state.next_offset):
+            await self._refuse(place)
+        return place.next_offset
+
+    async def _soon(self, condition: Callable[[], bool]) -> bool:
+        """Whether it comes true while a portal that is behind the one that gave the place out catches up."""
         waited = 0.0
-        while place.next_offset > parts.hub.state.next_offset and waited < CATCH_UP_SECONDS:
+        while not condition() and waited < CATCH_UP_SECONDS:
             await asyncio.sleep(0.05)
             waited += 0.05
-        if place.next_offset > parts.hub.state.next_offset:
-            raise gone(f"the log ends at offset {parts.hub.state.next_offset}, before {place.next_offset}; begin anew")
-        return place.next_offset
+        return condition()
+
+    async def _refuse(self, place: Place) -> NoReturn:
+        """For good only when the log itself ends before the place: a client that is told so begins anew."""
+        try:
+            end = await self._parts.offload(self._parts.bus.stream("log").next_offset)
+        except BusError as error:
+            raise away(f"this portal is behind, and the bus is not there: {error}") from None
+        if place.next_offset <= end:
+            raise away(f"this portal is at offset {self._parts.hub.state.next_offset}, before {place.next_offset}")
+        raise gone(f"the log ends at offset {end}, before {place.next_offset}; begin anew")
 
 
 def whole_event(parts: Parts, id: str) -> Document:

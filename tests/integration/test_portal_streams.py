@@ -11,6 +11,7 @@ import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 
 from events.delivery import RunJob
+from portal.hub import Hub
 from projections.admission_store import LIVE, META
 from tests.portal_house import SOON, Doing, House
 
@@ -258,3 +259,17 @@ def test_nothing_comes_twice_while_the_index_is_ahead_of_its_checkpoint(tmp_path
         said = ids(list(stream(house, follow="false", **{"from": "first"})))
         assert len(said) > 5
         assert sorted(said) == sorted(set(said))
+
+
+def test_a_place_that_a_portal_does_not_know_yet_is_not_gone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that hears 410 begins anew; one that hears 503 asks again, and goes on where it was."""
+    monkeypatch.setattr("portal.api.events.CATCH_UP_SECONDS", 0.0)
+    place = position(house)
+    monkeypatch.setattr(Hub, "begin", lambda hub, state: None)
+    monkeypatch.setattr(Hub, "take", lambda hub, entries, state: None)
+    house.restart_portal()
+    answer = house.api.get("/events/stream", headers={"Last-Event-ID": place})
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2"), answer.text
+    monkeypatch.undo()
+    house.restart_portal()
+    assert list(stream(house, resume=place, follow="false")) == []
