@@ -8,6 +8,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bus.clock import Clock, SystemClock, new_id
 from bus.errors import BusError, NotConfirmed, Refused
@@ -74,7 +75,16 @@ class Commands:
         return self._clock.now()
 
     async def ask(
-        self, type: str, subject: str, data: Any, *, actor: str, id: str | None = None, wait: float = 0.0
+        self,
+        type: str,
+        subject: str,
+        data: Any,
+        *,
+        actor: str,
+        id: str | None = None,
+        wait: float = 0.0,
+        causation: str | None = None,
+        source: str = SOURCE,
     ) -> "Answer":
         """Sends a command and waits up to `wait` seconds for its outcome.
 
@@ -82,6 +92,7 @@ class Commands:
         422 when the data does not fit the type, 503 when the bus does not confirm.
         """
         event = self._command(type, subject, data, actor, id or new_id())
+        event = replace(event, causationid=causation, source=source)
         if id is not None and (known := await self._known(id, event)) is not None:
             return Answer(event.id, known)
         with self._hub.watch(("outcome", event.id)) as watch:
@@ -90,10 +101,27 @@ class Commands:
             entry = self._hub.outcome(event.id) or await watch.next(wait)
         return Answer(event.id, None if entry is None else _outcome(event.id, entry))
 
-    async def tell(self, type: str, subject: str, data: dict[str, Any], *, actor: str, id: str | None = None) -> str:
+    async def tell(
+        self,
+        type: str,
+        subject: str,
+        data: dict[str, Any],
+        *,
+        actor: str,
+        id: str | None = None,
+        causation: str | None = None,
+        source: str = SOURCE,
+    ) -> str:
         """Publishes a fact of a service; returns its id. Raises `Problem` as `ask` does."""
         event = Event(
-            id=id or new_id(), source=SOURCE, type=type, subject=subject, time=self.now(), actor=actor, data=data
+            id=id or new_id(),
+            source=source,
+            type=type,
+            subject=subject,
+            time=self.now(),
+            actor=actor,
+            data=data,
+            causationid=causation,
         )
         await self.publish(event)
         return event.id

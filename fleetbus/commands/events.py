@@ -73,12 +73,34 @@ def _shown(entry: dict[str, Any]) -> str:
 @talks
 def publish(*, api: "Api", out: Printer, type: str, subject: str, data: str) -> None:
     """Publish a fact of a service: TYPE is event.SERVICE.WHAT."""
+    body = {"type": type, "data": _object(data)} | ({"subject": subject} if subject else {})
+    sent = api.send("POST", "/events", body, id=new_id())
+    out.done(sent["id"], sent)
+
+
+@events.command("republish")
+@click.argument("offset", type=click.IntRange(min=0))
+@click.option("--type", "type_", default="", metavar="TYPE", help="Its type, when the record's is wrong.")
+@click.option("--subject", default="", help="What it is about, when the record's is wrong.")
+@click.option("--data", default=None, metavar="JSON", help="A JSON object, when the record's data is wrong.")
+@talks
+def republish(*, api: "Api", out: Printer, offset: int, type_: str, subject: str, data: str | None) -> None:
+    """Say the bad record at OFFSET anew, with what was wrong put right.
+
+    It becomes a new event of yours, which names the bad record as its cause. What is not given is taken from the
+    record. Each bad record has one successor; a record that is not bad is refused.
+    """
+    given = {"type": type_ or None, "subject": subject or None, "data": None if data is None else _object(data)}
+    body = {name: value for name, value in given.items() if value is not None}
+    sent = api.send("POST", f"/events/bad-{offset}/republish", body)
+    out.done(sent["id"], sent)
+
+
+def _object(data: str) -> dict[str, Any]:
     try:
         payload = json.loads(data)
     except ValueError as error:
         raise Wrong(f"--data is no JSON: {error}") from None
     if not isinstance(payload, dict):
         raise Wrong("--data must be a JSON object, such as '{\"invoice\": 7}'")
-    body = {"type": type, "data": payload} | ({"subject": subject} if subject else {})
-    sent = api.send("POST", "/events", body, id=new_id())
-    out.done(sent["id"], sent)
+    return payload

@@ -13,8 +13,8 @@ from bus.ports import Record
 from events.names import EventType
 from events.registry import service_of
 from portal.api import answers
-from portal.api.answers import AtLeastQuery
-from portal.api.shapes import EventList, OneEvent, Told
+from portal.api.answers import AtLeastQuery, OutcomeQuery
+from portal.api.shapes import EventList, OneEvent, Sent, Told
 from portal.bodies import read_json, read_query
 from portal.commands import id_from_key
 from portal.gate import identity
@@ -24,6 +24,7 @@ from portal.openapi import Text, operation
 from portal.parts import Parts
 from portal.problems import Problem, away, gone, unprocessable
 from portal.queries import EventQuery
+from portal.republish import Correction, predecessor, republish, successors
 from portal.stream import EventStream, StreamQuery, parse_start
 from projections.osis.filters import Eq
 
@@ -45,9 +46,9 @@ class NewEvent(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Events:
-    def __init__(self, parts: Parts) -> None:
     travels = True
 
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
     @operation("Search the log", query=EventQuery, answers={200: EventList}, problems=[410])
@@ -84,9 +85,9 @@ class Events:
 
 
 class Event:
-    def __init__(self, parts: Parts) -> None:
     travels = True
 
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
     @operation(
@@ -98,6 +99,25 @@ class Event:
     async def on_get(self, req: Request, resp: Response, id: str) -> None:
         await self._parts.views.at_least(read_query(req, AtLeastQuery).at_least)
         resp.media = await self._parts.offload(whole_event, self._parts, id)
+
+
+class Republish:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @operation(
+        "Say a bad record anew, with what was wrong put right; it names the bad one as its cause, and happens once",
+        query=OutcomeQuery,
+        body=Correction,
+        answers={200: Sent, 202: Sent},
+        problems=[409],
+    )
+    async def on_post(self, req: Request, resp: Response, id: str) -> None:
+        correction = await read_json(req, Correction)
+        wait = read_query(req, OutcomeQuery).wait
+        answer = await republish(self._parts, identity(req), id, correction, wait)
+        answer.accepted()
+        answers.sent(self._parts, resp, answer, status=200 if answer.outcome else 202)
 
 
 class Stream:
@@ -162,8 +182,8 @@ def whole_event(parts: Parts, id: str) -> Document:
         **index,
         "event": event,
         "body": body,
-        "causes": causes_of(parts, index),
-        "consequences": consequences_of(parts, index["id"]),
+        "causes": causes_of(parts, index, event),
+        "consequences": consequences_of(parts, index["id"]) if index["verdict"] != "bad" else successors(parts, index),
     }
 
 
@@ -179,8 +199,10 @@ def _contents(record: Record | None, verdict: str) -> tuple[dict[str, Any] | Non
     return None, record.body[:BAD_BODY].decode(errors="replace")
 
 
-def causes_of(parts: Parts, index: Document) -> list[Document]:
-    """The chain of causes that led to an event, the first cause first."""
+def causes_of(parts: Parts, index: Document, event: dict[str, Any] | None = None) -> list[Document]:
+    """The chain of causes that led to an event, the first cause first; or the bad record that it was said anew for."""
+    if (bad := predecessor(parts, index, event)) is not None:
+        return [bad]
     chain: list[Document] = []
     seen = {index["id"]}
     cause = index.get("causation")

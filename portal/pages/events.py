@@ -56,6 +56,9 @@ def story(parts: Parts, event: Document) -> list[tuple[int, Document]]:
     causes: list[Document] = event["causes"]
     rows = [(depth, cause) for depth, cause in enumerate(causes)]
     children = _story_children(parts, event)
+    if event["verdict"] == "bad":
+        # what was said anew for it names it by a derived id
+        children[event["id"]] = event["consequences"]
 
     def add(depth: int, one: Document) -> None:
         rows.append((depth, one))
