@@ -52,8 +52,6 @@ class Parts:
     public_url: str
     #: Gives a node that has joined an account on the bus, and returns the bus' URL for it.
     credentials_for: Callable[[str], str]
-
-    def now(self) -> datetime:
     #: Takes a removed node's account and inbox off the bus; it may block. Raises `bus.errors.BusError`.
     forget_node: Callable[[str], None]
 

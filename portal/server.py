@@ -50,8 +50,8 @@ def make_parts(
     live: Live,
     *,
     credentials_for: Callable[[str], str],
-    public_url: str = "",
     forget_node: Callable[[str], None] | None = None,
+    public_url: str = "",
     clock: Clock | None = None,
     places: Mapping[str, Progress] | None = None,
     broker: Broker | None = None,
@@ -82,9 +82,9 @@ def make_parts(
         clock=clock,
         public_url=public_url.rstrip("/"),
         credentials_for=credentials_for,
+        forget_node=forget_node or bus.remove_inbox,
     )
 
-        forget_node=forget_node or bus.remove_inbox,
 
 def run_portal(
     bus: Bus,
@@ -96,9 +96,9 @@ def run_portal(
     port: int,
     stop: threading.Event,
     credentials_for: Callable[[str], str],
+    forget_node: Callable[[str], None] | None = None,
     public_url: str = "",
     ready: Callable[[int], None] | None = None,
-    forget_node: Callable[[str], None] | None = None,
     clock: Clock | None = None,
     places: Mapping[str, Progress] | None = None,
     broker: Broker | None = None,
@@ -106,9 +106,9 @@ def run_portal(
     """Serves until `stop` is set. `ready` is called with the port once it answers (port 0 takes a free one).
 
     `credentials_for` makes an account on the bus for a node that has joined, and returns its bus URL; it may block.
+    `forget_node` takes the account and the inbox of a removed node off the bus; without it, the inbox alone.
     `places`: where the followers say how far they are (`places_of`). `broker` looks at the broker for health, if it
     can be looked at.
-    `forget_node` takes the account and the inbox of a removed node off the bus; without it, the inbox alone.
     The adapters stay open: they are the caller's. Raises `OSError` when the port cannot be had.
     """
     parts = make_parts(
@@ -117,9 +117,9 @@ def run_portal(
         series,
         live,
         credentials_for=credentials_for,
+        forget_node=forget_node,
         public_url=public_url,
         clock=clock,
-        forget_node=forget_node,
         places=places,
         broker=broker,
     )

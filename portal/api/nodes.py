@@ -134,10 +134,6 @@ class Joining:
         resp.media = Joined(node=join.node, bus_url=url, roles=list(joined.roles))
 
 
-async def invite(parts: Parts, actor: str, roles: tuple[str, ...], url: str) -> Invited:
-    """Sends the invitation. The log has the token's hash only. Raises `Problem`."""
-    token = secrets.token_urlsafe(32)
-    until = parts.now() + INVITATION_LASTS
 async def forget(parts: Parts, node: str) -> str:
     """Takes what a removed node has on the bus away; says what could not be, or "". The fleet is deaf to it anyway."""
     try:
@@ -148,6 +144,10 @@ async def forget(parts: Parts, node: str) -> str:
     return ""
 
 
+async def invite(parts: Parts, actor: str, roles: tuple[str, ...], url: str) -> Invited:
+    """Sends the invitation. The log has the token's hash only. Raises `Problem`."""
+    token = secrets.token_urlsafe(32)
+    until = parts.now() + INVITATION_LASTS
     data = InviteNode(token_hash=token_hash(token), roles=roles, valid_until=until)
     answer = await parts.commands.ask("command.node.invite", "invitation", data, actor=actor, wait=DECIDE_SECONDS)
     decided(answer)

@@ -60,10 +60,10 @@ class NodePage(Page):
         actor = identity(req).actor
         answer = await self.parts.commands.ask(kind, id, data, actor=actor, wait=DECIDE_SECONDS)
         outcome = decided(answer)
-        self.go(resp, "/nodes" if kind == "command.node.remove" else f"/nodes/{id}", outcome.next_offset)
-
         if kind == "command.node.remove":
             await forget(self.parts, id)
+        self.go(resp, "/nodes" if kind == "command.node.remove" else f"/nodes/{id}", outcome.next_offset)
+
     def _build(self, id: str, wanted: str) -> dict[str, Any]:
         parts = self.parts
         node = document(parts, "node", "nodes", id)
