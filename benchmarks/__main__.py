@@ -12,7 +12,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table as Sheet
 
-from benchmarks import appends, growth, jobs
+from benchmarks import appends, archive, growth, jobs
 from benchmarks.measure import Table, compare, compare_once
 from bus import topology
 from bus.wiring import open_bus
@@ -21,7 +21,7 @@ from tests.contract.bus_contract import RabbitEngine
 from tests.servers.management import Management
 from tests.servers.services import Services
 
-FIGURES = ("appends", "jobs", "growth")
+FIGURES = ("appends", "jobs", "archive", "growth")
 LIBRARIES = ("pika", "kombu", "celery", "redis", "msgspec", "pyzmq")
 
 
@@ -50,7 +50,14 @@ def _processor() -> str:
 
 def measure(names: tuple[str, ...], runs: int, sizes: tuple[int, ...], console: Console) -> list[Table]:
     tables = _on_servers(names, runs, console) if {"appends", "jobs"} & set(names) else []
+    tables += _of_archive(runs, console) if "archive" in names else []
     return tables + _of_growth(runs, sizes, console) if "growth" in names else tables
+
+
+def _of_archive(runs: int, console: Console) -> list[Table]:
+    with tempfile.TemporaryDirectory(prefix="fleetbus-archive-") as folder, console.status("archive …") as status:
+        contestants = archive.contestants(Path(folder), status.update)
+        return [compare(archive.TITLE, contestants, archive.UNITS, (), runs, status.update)]
 
 
 def _of_growth(runs: int, sizes: tuple[int, ...], console: Console) -> list[Table]:
