@@ -43,6 +43,7 @@ check: $(DEV_READY)  ## check format, style, types and imports, and run the fast
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m events.schema --check tests/data/*/schemas
 	$(PYTEST) -q -m "not servers and not slow and not chaos"
 
 .PHONY: fast

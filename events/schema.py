@@ -1,9 +1,10 @@
 """Writes `schemas/`: the JSON Schema (2020-12) of the envelope and of every type's data, made from the Structs.
 
-    python -m events.schema          writes what is missing or different
-    python -m events.schema --check  says what is missing or different, and exits 1 if anything is
+    python -m events.schema                     writes what is missing or different
+    python -m events.schema --check [FOLDER]…  says what is missing or different, and exits 1 if anything is
 
-A file of an older version than today's is never touched: logs of that time must stay readable to others, too.
+A file of an older version than today's is never touched: logs of that time must stay readable to others, too. With
+FOLDERs, schemas as they were released (`tests/data/*/schemas`), it also refuses what readers of those cannot take.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 import schemas
+from events.compatibility import refusals
 from events.delivery import Delivery
 from events.envelope import Event
 from events.registry import TYPES, schema_id
@@ -46,6 +48,21 @@ def stale() -> list[str]:
     return [name for name, schema in current().items() if _read(FOLDER / name) != text(schema)]
 
 
+def refused(released: Path) -> list[str]:
+    """What readers or records of the schemas in this folder cannot take, a sentence for each, with what is right."""
+    found = []
+    for path in sorted(released.glob("*.json")):
+        name, _, version = path.name.removesuffix(".json").rpartition(".v")
+        new = _read(FOLDER / path.name)
+        if new is None:
+            why = ["it was removed, but logs have records of it; bring the file back"]
+        else:
+            right = f"leave version {version} as it is, and make version {int(version) + 1} with an upcast"
+            why = [f"{one}; {right}" for one in refusals(json.loads(path.read_text()), json.loads(new))]
+        found += [f"schemas/{path.name}: {one} ({name}, as released in {released.parent.name})" for one in why]
+    return found
+
+
 def _read(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
@@ -55,7 +72,11 @@ def main(arguments: list[str]) -> int:
     if "--check" in arguments:
         for name in found:
             sys.stderr.write(f"schemas/{name} differs from events/; run python -m events.schema\n")
-        return bool(found)
+        folders = [Path(one) for one in arguments if not one.startswith("-")]
+        wrong = [sentence for folder in folders for sentence in refused(folder)]
+        for sentence in wrong:
+            sys.stderr.write(f"{sentence}\n")
+        return bool(found or wrong)
     for name in found:
         (FOLDER / name).write_text(text(current()[name]))
         sys.stdout.write(f"wrote schemas/{name}\n")
