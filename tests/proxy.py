@@ -18,10 +18,13 @@ class Proxy:
     `cut` ends all connections, `refuse` ends them and lets no new one through, `freeze` passes nothing on in
     either direction while the connections stay open, `starve` holds back from AMQP consumers what they would get
     and passes on all else (heartbeats, answers, consumers that come later), `thaw` makes all well again.
+
+    With `amqp` it reads what it passes on, which only `starve` needs.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, amqp: bool = False) -> None:
         self._target = ("127.0.0.1", port)
+        self._amqp = amqp
         self._flowing = threading.Event()
         self._flowing.set()
         self._refusing = False
@@ -47,6 +50,7 @@ class Proxy:
         self._flowing.clear()
 
     def starve(self) -> None:
+        assert self._amqp, "only a proxy that reads AMQP can hold deliveries back"
         for one in self._filters:
             one.starve()
 
@@ -89,10 +93,14 @@ class Proxy:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._pairs.add((near, far))
-        deliveries = _Deliveries()
-        self._filters.append(deliveries)
-        for source, sink, passed in ((near, far, lambda data: data), (far, near, deliveries.passed)):
+        for source, sink, passed in ((near, far, _all), (far, near, self._filter())):
             threading.Thread(target=self._pass_on, args=(source, sink, passed), daemon=True).start()
+
+    def _filter(self) -> Callable[[bytes], bytes]:
+        if not self._amqp:
+            return _all
+        self._filters.append(_Deliveries())
+        return self._filters[-1].passed
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, passed: Callable[[bytes], bytes]) -> None:
         with contextlib.suppress(OSError):
@@ -136,6 +144,10 @@ class _Deliveries:
             self.starved.discard(channel)
         held_back = method == self.DELIVER or kind in (self.HEADER, self.BODY)
         return not (held_back and channel in self.starved)
+
+
+def _all(data: bytes) -> bytes:
+    return data
 
 
 def _received(source: socket.socket) -> Iterator[bytes]:

@@ -70,7 +70,7 @@ def say(bus: Bus, count: int = 1) -> None:
 def test_a_consumer_whose_deliveries_stop_while_the_connection_lives_is_found(
     rabbitmq_management: Management, amqp_vhost: str
 ) -> None:
-    with closing(RabbitEngine(rabbitmq_management, amqp_vhost)) as engine, Proxy(engine.port) as proxy:
+    with closing(RabbitEngine(rabbitmq_management, amqp_vhost)) as engine, Proxy(engine.port, amqp=True) as proxy:
         bus, other = engine.bus(PROJECTIONS, port=proxy.port), engine.bus(HANDLERS)
         place = Progress("reader", CLOCK)
         with following(bus, place), watched(bus, place, patience=3.0) as found:
