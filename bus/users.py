@@ -68,7 +68,9 @@ _PLATFORM = {
         topics=MappingProxyType({}),
     ),
     PROJECTIONS: _rights(write=_FLEET, read=_STREAMS, fleet=r"^(event\.projections\..+|telemetry\.canary)\z"),
-    ARCHIVER: _rights(write=_FLEET, read=r"^fleetbus\.(log|archive)\z", fleet=r"^event\.archive\.sealed\z"),
+    ARCHIVER: _rights(
+        write=_FLEET, read=r"^fleetbus\.(log|archive)\z", fleet=r"^(event\.archive\.sealed|telemetry\.canary)\z"
+    ),
     PORTAL: _rights(write=_FLEET, read=_STREAMS, fleet=rf"^((command|event)\..+|telemetry\.canary|{BLOB})\z"),
 }
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 import click
@@ -27,6 +28,9 @@ from fleetbus.settings import Settings, located, missing
 from projections.osis.documents import Documents
 from projections.osis.open import open_documents, open_series
 from projections.osis.series import Series
+
+if TYPE_CHECKING:
+    from bus.archive.archiver import OnSealed
 
 SNAPSHOT = "handlers.snapshot"
 
@@ -122,11 +126,12 @@ def log_and_views(settings: Settings) -> Iterator[tuple[Bus, Documents]]:
 def run_archiver(settings: Settings, stop: threading.Event) -> None:
     """Archives the log. The first start of all makes the key that signs."""
     from bus.archive.archiver import Archiver, Limits
-    from bus.archive.keys import BadKey, ensure_key
+    from bus.archive.keys import PRIVATE, BadKey, ensure_key
 
     settings = located(settings)
     if settings.data is None or settings.archive is None:
         raise missing("FLEETBUS_DATA")
+    _check_key(settings.archive, settings.data / PRIVATE)
     try:
         key = ensure_key(settings.data)
     except BadKey as error:
@@ -135,11 +140,38 @@ def run_archiver(settings: Settings, stop: threading.Event) -> None:
     archivers: list[Archiver] = []
 
     def gauges() -> dict[Metric, float]:
-        return {"archive.unsealed": sum(archiver.unsealed for archiver in archivers)}
+        return {"archive.unsealed": sum(archiver.unsealed for archiver in archivers), **_lags([place])}
 
-    with bus_of(settings, ARCHIVER, gauges=gauges) as bus:
-        archivers.append(Archiver(bus, settings.archive, key, SystemClock(), limits=limits))
+    clock = SystemClock()
+    place = Progress("archiver", clock)
+    with (
+        bus_of(settings, ARCHIVER, gauges=gauges) as bus,
+        _archive_queue(settings) as sealed,
+        Watch(bus, [place], clock, end_stalled),
+    ):
+        archivers.append(Archiver(bus, settings.archive, key, clock, limits=limits, on_sealed=sealed, progress=place))
         archivers[0].run(stop)
+
+
+@contextmanager
+def _archive_queue(settings: Settings) -> "Iterator[OnSealed | None]":
+    """Who is to hear of each segment; on RabbitMQ the queue that keeps what `fsync` promised until it is sealed."""
+    if urlsplit(settings.bus_url).scheme not in ("amqp", "amqps"):
+        yield None
+        return
+    from bus.rabbitmq.archive_queue import ArchiveQueue
+
+    with closing(ArchiveQueue(settings.bus_url)) as queue:
+        yield lambda sealed: queue.sealed(sealed.digests)
+
+
+def _check_key(archive: Path, key: Path) -> None:
+    """A new key would take the place of the public half that auditors need for what is sealed already."""
+    if Archive(archive).last() is not None and not key.exists():
+        raise Wrong(
+            f"there is an archive in {archive}, but its key {key} is gone",
+            "put the key back; or begin another archive, in another folder, with FLEETBUS_ARCHIVE",
+        )
 
 
 def run_portal(settings: Settings, stop: threading.Event) -> None:

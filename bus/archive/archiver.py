@@ -21,6 +21,7 @@ from bus.checkpoint import digest
 from bus.clock import Clock
 from bus.errors import LogDiverged
 from bus.ports import Bus, Message, Reader, Record
+from bus.progress import Progress
 from events import codec
 from events.actors import ARCHIVER
 from events.archive import ArchiveSealed
@@ -75,6 +76,7 @@ class Archiver:
         *,
         limits: Limits | None = None,
         on_sealed: OnSealed | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._bus = bus
         self._folder = folder
@@ -82,6 +84,7 @@ class Archiver:
         self._clock = clock
         self._limits = limits or Limits()
         self._on_sealed = on_sealed
+        self._progress = progress or Progress("archiver", clock)
         self._digests: list[str] = []
         #: Whether the open segment has more than our own facts: these alone are not worth another one.
         self._news = False
@@ -144,9 +147,11 @@ class Archiver:
     # follow
 
     def _follow(self, writer: ArchiveWriter, reader: Reader, stop: threading.Event) -> None:
+        self._progress.at(writer.next_offset)
         while not stop.is_set():
             for record in reader.read(BATCH, READ):
                 self._take(writer, record)
+                self._progress.at(record.next_offset)
                 if self._is_full(writer):
                     self._seal(writer)
             if self._is_old(writer):

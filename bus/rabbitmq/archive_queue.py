@@ -20,8 +20,11 @@ from bus.rabbitmq.names import ARCHIVE
 
 #: Messages given out and not acknowledged; AMQP counts no further. More than one segment has.
 PREFETCH = 65_535
-#: Segments that are sealed after a message came, by which it must have been in one of them.
+#: Segments sealed with messages that came later, after which a message is in none: queue and log differ a little in
+#: their order, by as much as publishers publish at once.
 STRANDED_AFTER = 2
+#: Segments whose records are known when they come out of the queue after their segment was sealed.
+LATE = 2
 
 log = structlog.get_logger("bus.archive_queue")
 
@@ -36,11 +39,12 @@ class ArchiveQueue:
         self._connection = Connection(url)
         self._lock = threading.Lock()
         self._channel: Channel | None = None
-        #: Digest -> the deliveries with that body, and how many segments were sealed when each came.
-        self._held: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        #: Digest -> the deliveries with that body, by their tags, which grow.
+        self._held: defaultdict[str, list[int]] = defaultdict(list)
         #: Digests of the last segments: what is in the queue may come after its segment was sealed.
         self._recent: list[frozenset[str]] = []
-        self._sealed = 0
+        #: The highest tag that each of the last segments let go.
+        self._passed: list[int] = []
         self._lane = Lane(self._connection, self._opened, self._lost)
         self._lane.start()
 
@@ -54,15 +58,18 @@ class ArchiveQueue:
     def stranded(self) -> int:
         """Messages that should have been in a segment by now: the log does not have them."""
         with self._lock:
-            return sum(self._sealed - since >= STRANDED_AFTER for some in self._held.values() for _, since in some)
+            if len(self._passed) < STRANDED_AFTER:
+                return 0
+            return sum(tag < min(self._passed) for tags in self._held.values() for tag in tags)
 
     def sealed(self, digests: Iterable[str]) -> None:
         """These records are in the archive, on its disk."""
         found = frozenset(digests)
         with self._lock:
-            self._sealed += 1
-            self._recent = [*self._recent[1 - STRANDED_AFTER :], found]
-            tags = [tag for one in found & self._held.keys() for tag, _ in self._held.pop(one)]
+            self._recent = [*self._recent[1 - LATE :], found]
+            tags = [tag for one in found & self._held.keys() for tag in self._held.pop(one)]
+            if tags:
+                self._passed = [*self._passed[1 - STRANDED_AFTER :], max(tags)]
         self._acknowledge(tags)
         if stranded := self.stranded:
             log.error(
@@ -93,6 +100,7 @@ class ArchiveQueue:
     async def _opened(self, channel: Channel) -> None:
         with self._lock:
             self._held.clear()
+            self._passed.clear()
         self._channel = channel
         await channel.queue_exists(ARCHIVE)
         await channel.prefetch(PREFETCH)
@@ -103,7 +111,7 @@ class ArchiveQueue:
         with self._lock:
             late = any(digest in one for one in self._recent)
             if not late:
-                self._held[digest].append((tag, self._sealed))
+                self._held[digest].append(tag)
         if late and self._channel is not None:
             self._channel.ack(tag)
 
