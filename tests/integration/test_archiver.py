@@ -25,6 +25,9 @@ from bus.ports import Message, Record
 from bus.wiring import open_bus
 from events.actors import ARCHIVER, HANDLERS, PORTAL, agent_user
 from events.archive import ArchiveSealed
+from fleetbus.errors import Wrong
+from fleetbus.settings import Settings
+from fleetbus.wiring import run_archiver
 from tests import archiver_process
 from tests.archives import NOW, key, read, write
 from tests.contract.bus_contract import SOON, RabbitEngine, event, read_some
@@ -192,6 +195,18 @@ def test_a_second_archiver_and_another_key_are_refused(tmp_path: Path) -> None:
             pass
     with pytest.raises(BadArchive, match="another key"), archiving(tmp_path, signer=PrivateKey.generate()):
         pass
+
+
+def test_a_lost_key_is_not_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "archive", Story().records(), 10)
+    settings = Settings(data=tmp_path)
+    with pytest.raises(Wrong, match=r"its key .*archive\.key is gone"):
+        run_archiver(settings, threading.Event())
+    assert not (tmp_path / "archive.key").exists()
+    stop = threading.Event()
+    stop.set()
+    run_archiver(Settings(data=tmp_path, archive=tmp_path / "another"), stop)
+    assert (tmp_path / "archive.key").exists()
 
 
 def test_nobody_else_can_say_that_something_was_sealed() -> None:
