@@ -12,7 +12,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table as Sheet
 
-from benchmarks import appends, archive, growth, jobs
+from benchmarks import appends, archive, growth, hops, jobs
 from benchmarks.measure import Table, compare, compare_once
 from bus import topology
 from bus.wiring import open_bus
@@ -104,8 +104,10 @@ def _tables(  # type: ignore[no-untyped-def]
         engine.invite(jobs.NODE)
         urls = {"handlers": engine.url(HANDLERS), "agent": engine.url(agent_user(jobs.NODE))}
         with jobs.processes(urls, services.rabbitmq.url, services.redis.url):
-            contestants = jobs.contestants(bus)
-            tables.append(compare("Empty jobs", contestants, jobs.UNITS, jobs.GOALS, runs, progress))
+            caller = jobs.Caller(bus)
+            caller.publish_script()
+            tables.append(compare("Empty jobs", jobs.contestants(caller), jobs.UNITS, jobs.GOALS, runs, progress))
+            tables += hops.tables(caller)
     bus.close()
     return tables
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.measure import Goal, Run, percentile
 from bus.clock import new_id
-from bus.ports import Bus, Message, Reader
+from bus.ports import Bus, Message, Reader, Record
 from events.codec import decode, encode
 from events.envelope import Event
 from events.job import JobFinished, SubmitJob, Target
@@ -72,6 +72,10 @@ class Caller:
                 if record.user != "portal" and wanted(decode(record.body)):
                     return
         raise TimeoutError("nothing came of the command")
+
+    def read(self) -> list[Record]:
+        """What is new in the log, waiting for up to a second."""
+        return self._log.read(timeout=1.0)
 
     def wait_for(self, jobs: set[str]) -> None:
         """Until each of the jobs has ended, and ended well."""
@@ -150,7 +154,5 @@ def _start(command: list[str], url: str, data: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
 
-def contestants(bus: Bus) -> dict[str, Run]:
-    caller = Caller(bus)
-    caller.publish_script()
+def contestants(caller: Caller) -> dict[str, Run]:
     return {"fleetbus": caller.run, "Celery": run_celery}
