@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -18,26 +17,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from events.actors import PORTAL
 from tests.chaos import nemesis
 from tests.chaos.checkers import CHECKERS
-from tests.chaos.fleet import PATIENCE, ChaosFleet, chaos_fleet
-from tests.chaos.trial import Result, Trials
+from tests.chaos.fleet import ChaosFleet
+from tests.chaos.trial import Result, Trials, trials
 
 #: Runs after which a fleet is made anew, so that neither log nor disks grow without end.
 RUNS_OF_A_FLEET = 60
-
-
-@contextmanager
-def trials(folder: Path) -> Iterator[tuple[ChaosFleet, Trials]]:
-    """A fleet of its own in a new folder, ready for runs."""
-    with chaos_fleet(folder) as fleet:
-        made = Trials(fleet, fleet.engine.bus(PORTAL))
-        made.wait_until_ready(PATIENCE)
-        try:
-            yield fleet, made
-        finally:
-            made.close()
 
 
 @click.group()

@@ -307,13 +307,13 @@ def new_folder() -> Iterator[Path]:
 
 
 def main(names: list[str]) -> int:
-    from tests.chaos.subjects import SUBJECTS
+    from tests.chaos.subjects import PLANTED, SUBJECTS
 
     failed = 0
     for name in names or list(SUBJECTS):
         began = time.monotonic()
         with new_folder() as folder:
-            found = enumerate_points(SUBJECTS[name](), folder)
+            found = enumerate_points({**SUBJECTS, **PLANTED}[name](), folder)
         failed += bool(found.wrong)
         kinds = ", ".join(f"{kind} {n}" for kind, n in Counter(found.points).items())
         sys.stdout.write(

@@ -3,7 +3,6 @@
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import uuid
@@ -221,10 +220,10 @@ def _post(url: str, body: Mapping[str, object], token: str = "") -> dict[str, st
 
 
 @contextmanager
-def chaos_fleet(folder: Path) -> Iterator[ChaosFleet]:
+def chaos_fleet(folder: Path, network: Network | None = None) -> Iterator[ChaosFleet]:
     """Everything started in `folder`, and nothing of it left afterwards."""
     with ExitStack() as stack:
-        network = open_network()
+        network = network or open_network()
         stack.callback(network.close)
         servers = stack.enter_context(running(folder / "servers", network.address))
         influxdb_say(servers.influx.url, 'CREATE DATABASE "series"')
@@ -232,7 +231,3 @@ def chaos_fleet(folder: Path) -> Iterator[ChaosFleet]:
         stack.callback(fleet.close)
         fleet.begin()
         yield fleet
-
-
-def remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

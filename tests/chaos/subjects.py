@@ -166,10 +166,10 @@ def _decision(fact: Fact) -> str:
 
 
 class Agent:
-    """accept → run → finish → confirm: an agent with two jobs in its inbox, each of which leaves a mark."""
+    """accept → run → finish → confirm: an agent with a job in its inbox that leaves a mark."""
 
     name = "agent"
-    jobs = ("one", "two")
+    jobs = ("one",)
 
     def prepare(self, folder: Path) -> None:
         bus = EmbeddedBus(folder / "bus", agent_user("n1"))
@@ -266,8 +266,29 @@ def _journal_with(points: Points) -> Callable[..., Journal]:
     return PointedJournal
 
 
+class Careless:
+    """Does its work and notes it down afterwards, as none of ours may: killed in between, it does it twice."""
+
+    name = "careless"
+
+    def prepare(self, folder: Path) -> None:
+        (folder / "marks").touch()
+
+    def work(self, folder: Path, points: Points) -> None:
+        if not (folder / "noted").exists():
+            with (folder / "marks").open("a") as marks:
+                marks.write("ran\n")
+            points.reach("between")
+            (folder / "noted").touch()
+
+    def outcome(self, folder: Path) -> Any:
+        return (folder / "marks").read_text()
+
+
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "projections": Projections,
     "handlers": Handlers,
     "agent": Agent,
 }
+#: What the enumeration must find something in.
+PLANTED: dict[str, Callable[[], Subject]] = {"careless": Careless}

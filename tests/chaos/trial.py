@@ -2,7 +2,9 @@
 
 import random
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,15 +12,17 @@ import msgspec
 from msgspec import Struct
 
 from bus.ports import Bus
+from events.actors import PORTAL
 from projections.generation import live
 from projections.osis.errors import OsisError
 from projections.osis.open import open_documents
 from tests.chaos import checkers, nemesis
 from tests.chaos.checkers import Seen
-from tests.chaos.fleet import NODES, ChaosFleet
+from tests.chaos.fleet import NODES, PATIENCE, ChaosFleet, chaos_fleet
 from tests.chaos.history import History, Told
 from tests.chaos.load import Watcher, Writers
 from tests.chaos.nemesis import Scene
+from tests.chaos.network import Network
 from tests.chaos.observer import Observer
 
 #: Seconds after the heal within which all must be over: every job ended, all views up to date.
@@ -184,3 +188,15 @@ class Trials:
 
 def _ill(health: dict[str, Any]) -> list[tuple[str, str]]:
     return [(check["name"], check["detail"]) for check in health["checks"] if check["status"] == "failing"]
+
+
+@contextmanager
+def trials(folder: Path, network: Network | None = None) -> Iterator[tuple[ChaosFleet, Trials]]:
+    """A fleet of its own in a new folder, ready for runs."""
+    with chaos_fleet(folder, network) as fleet:
+        made = Trials(fleet, fleet.engine.bus(PORTAL))
+        made.wait_until_ready(PATIENCE)
+        try:
+            yield fleet, made
+        finally:
+            made.close()
