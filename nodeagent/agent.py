@@ -15,6 +15,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bus.backoff import Backoff
 from bus.clock import Clock, new_id
 from bus.errors import Closed, InboxTaken, Refused, Unreachable
 from bus.ports import Bus, Delivered
@@ -124,16 +125,16 @@ class Agent:
 
     def _hold_inbox(self) -> bool:
         """Opens the inbox, however long it takes. False when the agent is to stop instead."""
-        pause, keys = FIRST_PAUSE, self._keys()
+        backoff, keys = Backoff(FIRST_PAUSE, LONGEST_PAUSE), self._keys()
         while not self._stop.is_set():
             try:
                 self._inbox.open(keys)
             except (InboxTaken, Refused) as error:
                 raise NotAllowed(f"this agent may not be the node {self._me.node!r}: {error}") from error
             except Unreachable as error:
+                pause = backoff.next()
                 log.warning("the bus cannot be reached", action="bus.unreachable", error=str(error), again_in=pause)
                 self._stop.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 self._bound = keys
                 return True
@@ -340,6 +341,7 @@ class Agent:
         name = start.planned.header.name
         if self._journal.full or self._journal.trouble:
             log.warning("a run is left out: no room for its facts", action="periodic.full", script=name)
+            self._jobs.left_out += 1
             return
         try:
             script = self._parts.scripts.find(name, start.planned.hash, None)

@@ -73,6 +73,8 @@ class Jobs:
         self._clock = clock
         self._lock = threading.RLock()
         self._open: dict[str, _Job] = {}
+        #: Runs of the agent's own that did not begin, because there was no room for their facts.
+        self.left_out = 0
         #: What jobs find in their environment besides what the pool puts there.
         self.env: dict[str, str] = {}
         self._halting = False

@@ -128,6 +128,9 @@ class LocalDoor:
     def _take(self, body: bytes) -> Answer | tuple[str, Future[None]]:
         if self._journal.full:
             return Answer(error=f"the outbox is full: {self._journal.unconfirmed:,} facts wait for the bus; try later")
+        if trouble := self._journal.trouble:
+            # it would only wait in memory, and who hands it in would hand it in again
+            return Answer(error=f"the agent's journal cannot be written ({trouble}); try again with the same id")
         try:
             event = self._event(msgspec.json.decode(body, type=Request))
         except (msgspec.DecodeError, BadEvent, UnicodeError, RecursionError) as error:

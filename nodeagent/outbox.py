@@ -18,6 +18,7 @@ from itertools import islice
 import structlog
 from msgspec import Struct
 
+from bus.backoff import Backoff
 from bus.errors import Refused
 from bus.ports import Bus, Message
 from nodeagent import changes
@@ -63,7 +64,7 @@ class Outbox:
         self._refused_blobs: dict[str, str] = {}
         self._refused_until: float | None = None
         self._failure: BaseException | None = None
-        self._pause = FIRST_PAUSE
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._confirming: Future[None] | None = None
         self._thread = threading.Thread(target=self._loop, name="outbox", daemon=True)
 
@@ -164,7 +165,7 @@ class Outbox:
         except queue.Empty:
             pass
         if confirmed:
-            self._pause = FIRST_PAUSE
+            self._backoff.reset()
             self._confirming = self._journal.confirm(confirmed)
 
     def _note(self, heard: _Heard, confirmed: list[Row]) -> None:
@@ -212,8 +213,7 @@ class Outbox:
         """Begins again at the oldest fact, after a pause."""
         if self._begin_again():
             self._failure = None
-            self._stopping.wait(self._pause)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._stopping.wait(self._backoff.next())
 
     def _try_refused(self) -> None:
         """Takes what was set aside back into the line."""

@@ -32,6 +32,9 @@ NAMES = MappingProxyType(
         "jobs_accepted": "jobs that wait for a worker",
         "outbox_facts": "facts that the bus has not confirmed; when it stays high, look at the bus",
         "outbox_refused": "facts that the bus refused; look for `outbox.refused` in the agent's log",
+        "outbox_full": "1 while the outbox takes no new work, else 0",
+        "journal_unwritable": "1 while the journal cannot be written, else 0",
+        "runs_left_out": "runs of the agent's own that were left out for want of room since it started",
         "telemetry_dropped": "telemetry that was not sent since the agent started",
         "agent_memory_bytes": "memory that the agent holds, without its workers",
     }
@@ -46,6 +49,9 @@ class Agent(Struct, frozen=True, kw_only=True):
     outbox_facts: int
     outbox_refused: int
     telemetry_dropped: int
+    outbox_full: bool = False
+    journal_unwritable: bool = False
+    runs_left_out: int = 0
 
 
 class Stats:

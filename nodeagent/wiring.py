@@ -92,6 +92,9 @@ def _parts(
             outbox_facts=journal.unconfirmed,
             outbox_refused=journal.file.refused(),
             telemetry_dropped=telemetry.dropped,
+            outbox_full=journal.full,
+            journal_unwritable=bool(journal.trouble),
+            runs_left_out=jobs.left_out,
         )
 
     return Parts(

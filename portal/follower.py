@@ -15,6 +15,7 @@ from typing import NamedTuple
 import structlog
 
 from bus.admission import AdmissionState, Admitted, Bad, Duplicate, Verdict, Void, admit
+from bus.backoff import Backoff
 from bus.checkpoint import Checkpoint, log_id, resume
 from bus.clock import SystemClock
 from bus.errors import BusError, Closed, LogDiverged
@@ -26,8 +27,8 @@ from projections.osis.errors import OsisError
 #: Records of one batch, and seconds that a read waits for the first.
 BATCH = 500
 READ_SECONDS = 0.5
-#: Seconds between two attempts to begin.
-RETRY_SECONDS = 1.0
+#: Seconds before it begins again: at first, and at most.
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 #: Seconds that the loop may take for one batch before the follower gives up on it (the loop is gone).
 HAND_OVER_SECONDS = 60.0
 #: Gaps in what agents said: how many are shown, seconds between two looks, and seconds after which one is shown.
@@ -73,6 +74,7 @@ class Follower:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._counts = {Bad: 0, Void: 0, Duplicate: 0}
         self._gaps = Gaps()
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -94,19 +96,20 @@ class Follower:
             except (BusError, OsisError) as error:
                 log.warning("the log cannot be followed", action="follow", error=str(error))
                 self._progress.wait()
-                self._stop.wait(RETRY_SECONDS)
+                self._stop.wait(self._backoff.next())
             except Exception as error:
                 # without this thread nobody would hear of an outcome again
                 if self._stop.is_set() or (self._loop and self._loop.is_closed()):
                     return
                 log.exception("the follower failed", action="follow", error=str(error))
-                self._stop.wait(RETRY_SECONDS)
+                self._stop.wait(self._backoff.next())
 
     def _follow(self) -> None:
         name, reader, admission = self._open()
         with reader:
             self._call(self._hub.begin, self._state(name, admission))
             self._progress.at(admission.next_offset)
+            self._backoff.reset()
             while not self._stop.is_set():
                 records = reader.read(BATCH, READ_SECONDS)
                 if records:

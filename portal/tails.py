@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from bus.admission import check
+from bus.backoff import Backoff
 from bus.clock import Clock, SystemClock
 from bus.errors import BusError, Closed
 from bus.ports import Bus, Record
@@ -27,7 +28,8 @@ from projections.osis.live import Live
 KEY = "telemetry.output."
 BATCH = 500
 READ_SECONDS = 0.5
-RETRY_SECONDS = 1.0
+#: Seconds before it begins again: at first, and at most.
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 #: How far back a portal that starts reads, for jobs that were running before.
 LOOK_BACK = timedelta(minutes=10)
 
@@ -69,6 +71,7 @@ class Tails:
         self._consumers = consumers or Consumers(self._clock)
         self._progress = progress or Progress("tails", self._clock, "telemetry")
         self._stop = threading.Event()
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._thread = threading.Thread(target=self._run, name="portal-tails", daemon=True)
 
     def start(self) -> None:
@@ -88,6 +91,7 @@ class Tails:
                 telemetry = self._bus.stream("telemetry")
                 start = telemetry.offset_at(self._clock.now() - LOOK_BACK) if start is None else start
                 self._progress.at(start)
+                self._backoff.reset()
                 with telemetry.read_from(start) as reader:
                     while not self._stop.is_set():
                         records = reader.read(BATCH, READ_SECONDS)
@@ -101,7 +105,7 @@ class Tails:
                     log.exception("the follower of telemetry failed", action="follow")
                 log.warning("telemetry cannot be followed", action="follow", error=str(error))
                 self._progress.wait()
-                self._stop.wait(RETRY_SECONDS)
+                self._stop.wait(self._backoff.next())
 
     def _pass_on(self, records: Iterable[Record]) -> None:
         lines: defaultdict[str, list[Line]] = defaultdict(list)

@@ -2,12 +2,12 @@
 failed.
 """
 
-import random
 import threading
 from collections.abc import Callable, Mapping
 
 import structlog
 
+from bus.backoff import Backoff
 from bus.clock import Clock
 from bus.errors import BusError, Closed
 from bus.ports import Bus, StreamName
@@ -32,9 +32,6 @@ EXPECTED = (BusError, OsisError, Overtaken, Unsettled, Dropped)
 
 #: The parts, each with the stream that it follows.
 FOLLOWED: dict[str, StreamName] = {"projections": "log", "blobs": "blobs", "telemetry": "telemetry"}
-
-#: Its own source of chance: what else counts on `random`'s state is not disturbed.
-CHANCE = random.SystemRandom()
 
 #: Runs until the event is set.
 Part = Callable[[threading.Event], None]
@@ -78,35 +75,26 @@ def places_of(clock: Clock) -> dict[str, Progress]:
 
 
 def keep_running(
-    name: str,
-    run: Part,
-    clock: Clock,
-    stop: threading.Event,
-    metrics: Metrics,
-    place: Progress | None = None,
-    chance: Callable[[], float] = CHANCE.random,
+    name: str, run: Part, clock: Clock, stop: threading.Event, metrics: Metrics, place: Progress | None = None
 ) -> None:
-    """Calls `run` until `stop` is set, with a rest after each failure, which `chance` (0 to 1) shortens up to half.
-
-    Who rests because something else is away does not stand still.
-    """
-    rest = FIRST_REST
+    """Calls `run` until `stop` is set, with a rest after each failure. Who rests does not stand still (`place`)."""
+    backoff = Backoff(FIRST_REST, LAST_REST)
     while not stop.is_set():
-        began = clock.monotonic()
+        began, rest = clock.monotonic(), backoff.next()
         try:
             run(stop)
         except Closed:
             # the bus was closed on this side: there is nothing to go on with
             return
         except EXPECTED as error:
-            log.warning("interrupted", action="service.retry", part=name, error=str(error), seconds=rest)
+            log.warning("interrupted", action="service.retry", part=name, error=str(error), seconds=round(rest, 2))
             if place is not None:
                 place.wait()
         except Exception:
-            log.exception("failed", action="service.failed", part=name, seconds=rest)
+            log.exception("failed", action="service.failed", part=name, seconds=round(rest, 2))
         else:
             continue
+        if clock.monotonic() - began > WELL_AFTER:
+            backoff.reset()
         metrics.restarts += 1
-        rest = FIRST_REST if clock.monotonic() - began > WELL_AFTER else rest
-        stop.wait(rest * (0.5 + chance() / 2))
-        rest = min(rest * 2, LAST_REST)
+        stop.wait(rest)
