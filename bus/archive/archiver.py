@@ -3,8 +3,8 @@
 Start (behind the last seal; the log must still have what comes next) → take records → when there are enough of them,
 or the first has waited long enough: seal → tell whoever waits for it → say it in the log.
 
-A crash loses nothing: what was not sealed is read again. The fact of the last seal may be missing then; it is said
-when the log, read to where it ended at the start, does not have it.
+A crash loses nothing: what was not sealed is read again. The fact of the last seal may be missing then; a start looks
+whether the log has it, and says it if not.
 """
 
 import threading
@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 from msgspec import Struct
 
+from bus.archive.folder import BadArchive
 from bus.archive.keys import PrivateKey
 from bus.archive.stream import ArchivedStream
 from bus.archive.writer import ArchiveWriter, held
@@ -89,9 +90,6 @@ class Archiver:
         #: Whether the open segment has more than our own facts: these alone are not worth another one.
         self._news = False
         self._began = 0.0
-        #: The last seal, until its fact was met in the log; and the offset by which it must have been.
-        self._unsaid: ArchiveSealed | None = None
-        self._known_end = 0
         #: Records that were read and are not sealed yet.
         self.unsealed = 0
 
@@ -117,18 +115,45 @@ class Archiver:
         while (first := stream.first()) is None:
             if stop.wait(READ):
                 return None
-        self._known_end = stream.next_offset()
         last = writer.last
+        if last is None and first.offset:
+            raise LogDiverged(f"the log begins at offset {first.offset}; an archive begins with a log's first record")
+        said = self._look_ahead(stream, last, stop)
         if last is None:
-            if first.offset:
-                raise LogDiverged(
-                    f"the log begins at offset {first.offset}; an archive begins with a log's first record"
-                )
             return stream.read_from("first")
-        self._unsaid = last
         self._tell_again(writer, last)
+        if not said and not stop.is_set():
+            self._say(last)
         log.info("archiving goes on", action="archiver.started", segment=last.segment + 1, offset=last.next_offset)
         return self._behind(stream, last)
+
+    def _look_ahead(self, stream: ArchivedStream, last: ArchiveSealed | None, stop: threading.Event) -> bool:
+        """Whether the log tells of the last seal. Raises `BadArchive` when it tells of one of ours behind it: then the
+        folder was put back to an earlier day, and going on would make a second segment of that number.
+        """
+        at, end, said = 0 if last is None else last.next_offset, stream.next_offset(), False
+        with stream.read_from(at) as reader:
+            while at < end and not stop.is_set():
+                for record in reader.read(BATCH, READ):
+                    at = record.next_offset
+                    seal = self._own_seal(record)
+                    if seal is not None and (last is None or seal.segment > last.segment):
+                        raise BadArchive(
+                            f"the log tells at offset {record.offset} that segment {seal.segment} was sealed, but it "
+                            f"is not in {self._folder}; put it back, or begin anew with another key and folder"
+                        )
+                    said = said or (seal is not None and seal == last)
+        return said
+
+    def _own_seal(self, record: Record) -> ArchiveSealed | None:
+        """The seal that a record tells of, if it is one of this key."""
+        if not _is_seal(record):
+            return None
+        try:
+            seal: ArchiveSealed = codec.decode(record.body).data
+        except codec.BadEvent:
+            return None
+        return seal if seal.key_id == self._key.public.id else None
 
     def _tell_again(self, writer: ArchiveWriter, last: ArchiveSealed) -> None:
         if self._on_sealed is not None:
@@ -156,8 +181,6 @@ class Archiver:
                     self._seal(writer)
             if self._is_old(writer):
                 self._seal(writer)
-            if self._unsaid is not None and writer.next_offset >= self._known_end:
-                self._say(self._unsaid)
 
     def _take(self, writer: ArchiveWriter, record: Record) -> None:
         if not writer.count:
@@ -166,10 +189,8 @@ class Archiver:
         self.unsealed = writer.count
         if self._on_sealed is not None:
             self._digests.append(digest(record))
-        if record.key != SEALED or record.user != ARCHIVER:
+        if not _is_seal(record):
             self._news = True
-        elif self._unsaid is not None and fact_id(self._unsaid).encode() in record.body:
-            self._unsaid = None
 
     def _is_full(self, writer: ArchiveWriter) -> bool:
         return writer.count >= self._limits.records or writer.size >= MAX_BYTES
@@ -178,9 +199,6 @@ class Archiver:
         return self._news and writer.count > 0 and self._clock.monotonic() - self._began >= self._limits.seconds
 
     def _seal(self, writer: ArchiveWriter) -> None:
-        if self._unsaid is not None:
-            # at most one fact may be missing after a crash, so no segment follows one that was not said
-            self._say(self._unsaid)
         seal = writer.seal(self._clock.now())
         digests, self._digests = tuple(self._digests), []
         self.unsealed, self._news = 0, False
@@ -192,8 +210,12 @@ class Archiver:
     def _say(self, seal: ArchiveSealed) -> None:
         event = sealed_fact(seal)
         message = Message(routing_key(event), codec.encode(event), event.id, event.type)
+        # no segment follows one that was not said, so at most the last fact is missing after a crash
         self._bus.publish(message).result(SAY_WITHIN)
-        self._unsaid = None
+
+
+def _is_seal(record: Record) -> bool:
+    return record.key == SEALED and record.user == ARCHIVER
 
 
 def fact_id(seal: ArchiveSealed) -> str:

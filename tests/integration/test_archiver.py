@@ -197,6 +197,27 @@ def test_a_second_archiver_and_another_key_are_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_an_archive_that_was_put_back_to_an_earlier_day_is_not_gone_on_with(tmp_path: Path) -> None:
+    say(tmp_path, 34)
+    with archiving(tmp_path) as archive:
+        sealed(archive, 30)
+        wait_until(lambda: len(facts(tmp_path)) == 3, deadline=SOON, what="three facts")
+    for file in (archive.seal_file, archive.data_file):
+        file(3).unlink()
+    bus = EmbeddedBus(tmp_path, ARCHIVER)
+    with closing(bus), pytest.raises(BadArchive, match="segment 3 was sealed, but it is not in"):
+        Archiver(bus, tmp_path / "archive", key(), SystemClock(), limits=LONG).run(stopped_after(20.0))
+
+
+def stopped_after(seconds: float) -> threading.Event:
+    """For what should end by itself: a test that fails must end, too."""
+    stop = threading.Event()
+    timer = threading.Timer(seconds, stop.set)
+    timer.daemon = True
+    timer.start()
+    return stop
+
+
 def test_a_lost_key_is_not_replaced(tmp_path: Path) -> None:
     write(tmp_path / "archive", Story().records(), 10)
     settings = Settings(data=tmp_path)
