@@ -37,7 +37,8 @@ COMMANDS = MappingProxyType(
             "replay": ("replay", "make the views anew from the log"),
             "views": ("views", "compare the views with the log"),
             "audit": ("audit", "verify, prove, check-proof, report"),
-            "log": ("log", "copy a log to another bus"),
+            "log": ("log", "copy a log to another bus, recover what a power cut took"),
+            "account": ("account", "reset a password"),
         },
     }
 )

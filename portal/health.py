@@ -7,6 +7,7 @@ from msgspec import to_builtins
 
 from bus.broker import BrokerState
 from bus.errors import BusError
+from bus.rabbitmq.names import STREAMS
 from portal import VERSION
 from portal.api.shapes import Check, Health
 from portal.hub import LogState
@@ -32,8 +33,9 @@ _ORDER = {"ok": 0, "degraded": 1, "failing": 2}
 def look(parts: Parts) -> Health:
     """Asks everything; blocking."""
     state, now = parts.hub.state, parts.now()
-    broker, looked = _look_at_broker(parts)
     consumers = parts.consumers.rows()
+    archived = any(one["name"] == "archiver" and not one["silent"] for one in consumers)
+    broker, looked = _look_at_broker(parts, archived=archived)
     checks = [_bus(parts), _log(state), _beginning(parts), *looked, _seat(state, now), _progress(consumers)]
     checks.append(_gaps(state))
     status: ViewStatus | None = None
@@ -111,25 +113,30 @@ def _beginning(parts: Parts) -> Check:
     except BusError as error:
         return Check(name="beginning", status="degraded", detail=f"cannot be read: {error}")
     if first is not None and first.offset > 0:
-        detail = f"the log begins at offset {first.offset:,}: what came before was dropped. Nothing may cut it"
+        detail = f"the log begins at offset {first.offset:,}: what came before was dropped, or is in an archive that "
+        detail += "this portal does not know (FLEETBUS_ARCHIVE)"
         return Check(name="beginning", status="failing", detail=detail)
     return Check(name="beginning", status="ok", detail="the log is there from its first record on")
 
 
-def _look_at_broker(parts: Parts) -> tuple[BrokerState | None, list[Check]]:
+def _look_at_broker(parts: Parts, *, archived: bool) -> tuple[BrokerState | None, list[Check]]:
     if parts.broker is None:
         return None, []
     try:
         state = parts.broker.look()
     except BusError as error:
         return None, [Check(name="broker", status="degraded", detail=str(error))]
-    return state, [_retention(state), _durability(state)]
+    return state, [_retention(state, archived=archived), _durability(state)]
 
 
-def _retention(state: BrokerState) -> Check:
-    if state.retention:
-        found = "; ".join(f"{queue}: {why}" for queue, why in sorted(state.retention.items()))
-        return Check(name="retention", status="degraded", detail=f"{found}. Remove it, or the log is cut")
+def _retention(state: BrokerState, *, archived: bool) -> Check:
+    """The log may be cut where an archiver is at work; blobs never."""
+    found = "; ".join(f"{queue}: {why}" for queue, why in sorted(state.retention.items()))
+    if archived and set(state.retention) == {STREAMS["log"]}:
+        return Check(name="retention", status="ok", detail=f"{found}; the archiver keeps what is cut")
+    if found:
+        detail = f"{found}. Remove it, or what is cut is lost; for the log, an archiver would keep it"
+        return Check(name="retention", status="degraded", detail=detail)
     return Check(name="retention", status="ok", detail="no policy and no argument cuts the log or the blobs")
 
 
