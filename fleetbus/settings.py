@@ -15,6 +15,8 @@ from msgspec.structs import replace
 from fleetbus.errors import Wrong
 
 PREFIX = "FLEETBUS_"
+#: What keeps things for a time that can be set (`projections.retention.KEPT`).
+RETAINED = ("jobs", "batches", "commands", "events", "series", "blobs")
 #: Variables that are no settings: what jobs see, what a process is started with, and what tests are.
 FOREIGN = (
     "FLEETBUS_JOB_ID",
@@ -48,6 +50,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     archive: Path | None = None
     archive_records: int = 50_000
     archive_seconds: float = 600.0
+    #: Seconds, None is for ever; by the names of `RETAINED`.
+    retention: Mapping[str, float | None] = MappingProxyType({})
     node: str = ""
     roles: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
@@ -110,6 +114,23 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def retention(text: str) -> Mapping[str, float | None]:
+    """Reads NAME:TIME pairs; a time is `90d`, `12h` or `ever` (None)."""
+    found: dict[str, float | None] = {}
+    for entry in text.split():
+        name, _, time = entry.partition(":")
+        number = re.fullmatch(r"(\d{1,6})([dh])", time)
+        if name not in RETAINED or name in found or not (time == "ever" or (number and int(number[1]))):
+            raise BadValue(
+                f"has {entry!r}; right would be NAME:TIME NAME:TIME …, a name being one of {', '.join(RETAINED)}, "
+                "a time such as 90d, 12h or ever"
+            )
+        found[name] = None if number is None else int(number[1]) * {"d": 86_400.0, "h": 3_600.0}[number[2]]
+    if found.get("series", 0.0) is None:
+        raise BadValue("has series:ever; series always end, right would be a long time such as series:3650d")
+    return MappingProxyType(found)
 
 
 def users(text: str) -> Mapping[str, str]:
@@ -194,6 +215,12 @@ VARIABLES = (
     Variable("FLEETBUS_ARCHIVE", "archive", "the folder of the archive, from which readers have the old log", folder),
     Variable("FLEETBUS_ARCHIVE_RECORDS", "archive_records", "records after which a segment is sealed", at_least(1)),
     Variable("FLEETBUS_ARCHIVE_SECONDS", "archive_seconds", "seconds after which a segment is sealed", at_least(1)),
+    Variable(
+        "FLEETBUS_RETENTION",
+        "retention",
+        "how long views keep what is over: NAME:TIME, with spaces between, such as jobs:90d events:ever",
+        retention,
+    ),
     Variable("FLEETBUS_NODE", "node", "the id of the node that the agent speaks for", str),
     Variable("FLEETBUS_ROLES", "roles", "roles that the node has when it is first seen, with commas between", words),
     Variable("FLEETBUS_ALLOW", "allow", "what the agent's owner allows, with commas between: shell", words),

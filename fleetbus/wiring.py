@@ -28,6 +28,9 @@ from fleetbus.settings import Settings, located, missing
 from projections.osis.documents import Documents
 from projections.osis.open import open_documents, open_series
 from projections.osis.series import Series
+from projections.projection import AnyProjection
+from projections.registry import kept_for
+from projections.retention import kept
 
 if TYPE_CHECKING:
     from bus.archive.archiver import OnSealed
@@ -101,7 +104,7 @@ def run_projections(settings: Settings, stop: threading.Event) -> None:
         _series(settings) as series,
         Watch(bus, list(places.values()), clock, end_stalled),
     ):
-        run(bus, documents, series, clock, stop, metrics, places)
+        run(bus, documents, series, clock, stop, metrics, places, kept(settings.retention))
 
 
 def _lags(places: Iterable[Progress]) -> dict[Metric, float]:
@@ -113,6 +116,11 @@ def _lags(places: Iterable[Progress]) -> dict[Metric, float]:
     }
     trips = [lag.round_trip for lag in lags if lag.round_trip is not None]
     return {**found, "consumer.round_trip": max(trips)} if trips else found
+
+
+def views_of(settings: Settings) -> tuple[AnyProjection, ...]:
+    """The projections, each keeping its documents as long as it is set."""
+    return kept_for(kept(settings.retention))
 
 
 @contextmanager
@@ -207,6 +215,7 @@ def run_portal(settings: Settings, stop: threading.Event) -> None:
             clock=clock,
             places=places,
             broker=_broker(settings),
+            projections=views_of(settings),
             ready=lambda port: log.info("the portal answers", action="portal.ready", host=settings.host, port=port),
         )
 
@@ -229,11 +238,11 @@ def _documents(settings: Settings) -> Iterator[Documents]:
 
 @contextmanager
 def _series(settings: Settings) -> Iterator[Series]:
-    from projections.telemetry import MEASUREMENTS
+    from projections.telemetry import measurements
 
     if not settings.series_url:
         raise missing("FLEETBUS_SERIES_URL")
-    with closing(open_series(settings.series_url, MEASUREMENTS)) as series:
+    with closing(open_series(settings.series_url, measurements(kept(settings.retention)))) as series:
         yield series
 
 

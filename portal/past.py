@@ -29,8 +29,9 @@ from projections import generation
 from projections.admission_store import META, read_checkpoint
 from projections.osis.documents import Documents, Namespace
 from projections.osis.errors import OsisError
+from projections.projection import AnyProjection
 from projections.projection import moment as written
-from projections.registry import versions
+from projections.registry import PROJECTIONS, versions
 from projections.replay import ReplayRefused, replay
 
 #: Moments that a portal keeps, and that may wait to be built.
@@ -111,7 +112,10 @@ class _Stopped(Exception):
 class Moments:
     """Finds and builds. Any thread may ask; `close` ends the building."""
 
-    def __init__(self, bus: Bus, documents: Documents, clock: Clock) -> None:
+    def __init__(
+        self, bus: Bus, documents: Documents, clock: Clock, views: tuple[AnyProjection, ...] = PROJECTIONS
+    ) -> None:
+        self._views = views
         self._bus = bus
         self._documents = documents
         self._clock = clock
@@ -228,7 +232,9 @@ class Moments:
                 raise _Stopped
 
         try:
-            report = replay(self._bus, self._documents, until=asked.until, progress=tell, clock=self._clock)
+            report = replay(
+                self._bus, self._documents, until=asked.until, progress=tell, clock=self._clock, views=self._views
+            )
             generation.own(self._documents.namespace(report.generation), self._clock.now())
             generation.drop_oldest(self._documents, KEPT)
         except _Stopped:

@@ -31,6 +31,8 @@ from portal.views import Views, load_begin
 from projections.osis.documents import Documents
 from projections.osis.live import Live
 from projections.osis.series import Series
+from projections.projection import AnyProjection
+from projections.registry import PROJECTIONS
 
 #: Seconds that requests may take to end when the portal stops.
 GRACE_SECONDS = 10
@@ -51,6 +53,7 @@ def make_parts(
     *,
     credentials_for: Callable[[str], str],
     forget_node: Callable[[str], None] | None = None,
+    projections: tuple[AnyProjection, ...] = PROJECTIONS,
     public_url: str = "",
     clock: Clock | None = None,
     places: Mapping[str, Progress] | None = None,
@@ -70,7 +73,7 @@ def make_parts(
         views=views,
         lists=Lists(views, clock),
         log=reader,
-        moments=Moments(bus, documents, clock),
+        moments=Moments(bus, documents, clock, projections),
         commands=Commands(bus, reader, hub, views, offload, clock),
         accounts=Accounts(documents, clock),
         limiter=Limiter(live),
@@ -97,6 +100,7 @@ def run_portal(
     stop: threading.Event,
     credentials_for: Callable[[str], str],
     forget_node: Callable[[str], None] | None = None,
+    projections: tuple[AnyProjection, ...] = PROJECTIONS,
     public_url: str = "",
     ready: Callable[[int], None] | None = None,
     clock: Clock | None = None,
@@ -109,6 +113,7 @@ def run_portal(
     `forget_node` takes the account and the inbox of a removed node off the bus; without it, the inbox alone.
     `places`: where the followers say how far they are (`places_of`). `broker` looks at the broker for health, if it
     can be looked at.
+    `projections` make views of the past.
     The adapters stay open: they are the caller's. Raises `OSError` when the port cannot be had.
     """
     parts = make_parts(
@@ -118,6 +123,7 @@ def run_portal(
         live,
         credentials_for=credentials_for,
         forget_node=forget_node,
+        projections=projections,
         public_url=public_url,
         clock=clock,
         places=places,

@@ -37,6 +37,7 @@ class BlobFollower:
         clock: Clock,
         metrics: Metrics | None = None,
         place: Progress | None = None,
+        keep_for: float | None = retention.BLOBS,
     ) -> None:
         self._bus = bus
         self._documents = documents
@@ -44,6 +45,8 @@ class BlobFollower:
         self._metrics = metrics or Metrics()
         self._place = place or Progress("blobs", clock, "blobs")
         self._swept = clock.monotonic()
+        #: Seconds after which a blob goes; None is never.
+        self._keep_for = keep_for
 
     def run(self, stop: threading.Event) -> None:
         """Returns when `stop` is set. Raises the errors of bus and storage; call it again then, nothing is lost."""
@@ -74,4 +77,5 @@ class BlobFollower:
     def _sweep(self) -> None:
         if self._clock.monotonic() - self._swept >= SWEEP_EVERY:
             self._swept = self._clock.monotonic()
-            self._documents.blobs.sweep(retention.BLOBS)
+            if self._keep_for is not None:
+                self._documents.blobs.sweep(self._keep_for)

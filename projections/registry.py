@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from projections.batches import BATCHES
 from projections.commands import COMMANDS
 from projections.events_index import EVENTS
 from projections.jobs import JOBS
 from projections.nodes import NODES
+from projections.osis.documents import Ttl
 from projections.projection import AnyProjection
+from projections.retention import Retention
 from projections.scripts import SCRIPT_VERSIONS, SCRIPTS
 
 #: Collections of a generation that are not views.
@@ -25,6 +29,18 @@ def checked(projections: Iterable[AnyProjection]) -> tuple[AnyProjection, ...]:
 
 
 PROJECTIONS = checked((NODES, JOBS, BATCHES, SCRIPTS, SCRIPT_VERSIONS, COMMANDS, EVENTS))
+
+
+def kept_for(retention: Retention, projections: Iterable[AnyProjection] = PROJECTIONS) -> tuple[AnyProjection, ...]:
+    """The projections, each keeping its documents as long as `retention` says; those it does not name, as they are."""
+    return tuple(_kept(projection, retention) for projection in projections)
+
+
+def _kept(projection: AnyProjection, retention: Retention) -> AnyProjection:
+    if projection.ttl is None or projection.name not in retention:
+        return projection
+    seconds = retention[projection.name]
+    return replace(projection, ttl=None if seconds is None else Ttl(projection.ttl.field, seconds))
 
 
 def versions(projections: Iterable[AnyProjection] = PROJECTIONS) -> dict[str, int]:

@@ -1,4 +1,11 @@
-"""How long views keep what is over, in seconds. The log does not forget; these are for looking at."""
+"""How long views keep what is over, in seconds. The log does not forget; these are for looking at.
+
+`FLEETBUS_RETENTION` sets each of `KEPT` by its name. What was written before keeps the time that held then, until the
+views are made anew.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from projections.osis.documents import DAY
 
@@ -16,3 +23,19 @@ SERIES = 30 * DAY
 BLOBS = 40 * DAY
 #: After the views of an earlier time (`--until`) were made.
 AS_OF = 7 * DAY
+
+#: Seconds for each that can be set; None is for ever.
+Retention = Mapping[str, float | None]
+KEPT: Retention = MappingProxyType(
+    {"jobs": JOBS, "batches": BATCHES, "commands": COMMANDS, "events": EVENTS, "series": SERIES, "blobs": BLOBS}
+)
+
+
+def kept(wanted: Retention) -> Retention:
+    """All of them: as wanted, else as usual; what belongs to jobs is kept as much longer than jobs as usual."""
+    jobs = wanted.get("jobs", JOBS)
+    after_jobs = {
+        name: None if jobs is None else max(KEPT[name] or 0.0, jobs + (KEPT[name] or 0.0) - JOBS)
+        for name in ("batches", "blobs")
+    }
+    return MappingProxyType({**KEPT, **after_jobs, **wanted})

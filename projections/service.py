@@ -19,6 +19,8 @@ from projections.metrics import Metrics
 from projections.osis.documents import Documents
 from projections.osis.errors import OsisError
 from projections.osis.series import Series
+from projections.registry import kept_for
+from projections.retention import KEPT, Retention
 from projections.runner import Runner
 from projections.telemetry import TelemetryFollower
 from projections.writer import Overtaken
@@ -47,16 +49,20 @@ def run_projections(
     stop: threading.Event,
     metrics: Metrics | None = None,
     places: Mapping[str, Progress] | None = None,
+    retention: Retention = KEPT,
 ) -> None:
     """Keeps views, blobs and series up to date until `stop` is set; then returns when all parts have ended.
 
     No error ends it: what fails is started again, later and later, and goes on where it was. `series` must have been
     opened with `projections.telemetry.MEASUREMENTS`. `places`: where each part says how far it is (`places_of`).
+    `retention` names all that can be set.
     """
     metrics, places = metrics or Metrics(), places or places_of(clock)
     parts: dict[str, Part] = {
-        "projections": Runner(bus, documents, clock, metrics=metrics, place=places["projections"]).run,
-        "blobs": BlobFollower(bus, documents, clock, metrics, places["blobs"]).run,
+        "projections": Runner(
+            bus, documents, clock, metrics=metrics, projections=kept_for(retention), place=places["projections"]
+        ).run,
+        "blobs": BlobFollower(bus, documents, clock, metrics, places["blobs"], retention["blobs"]).run,
         "telemetry": TelemetryFollower(bus, documents, series, clock, metrics, places["telemetry"]).run,
     }
     threads = [

@@ -4,6 +4,7 @@ These series are no views of the log: a rebuild leaves them alone. A point is id
 reading a stretch of telemetry again changes nothing.
 """
 
+import dataclasses
 import re
 import threading
 from collections.abc import Iterable
@@ -18,16 +19,23 @@ from bus.progress import Progress
 from events.codec import BadEvent
 from events.envelope import Event
 from events.telemetry import Stats
-from projections import retention
+from projections import retention as usual
 from projections.metrics import Metrics
 from projections.osis.documents import Documents
 from projections.osis.errors import BadPoint
 from projections.osis.series import Measurement, Point, Series
 from projections.position import Position, current_log, load_position, save_position
+from projections.retention import Retention
 
-NODE = Measurement("node", tags=("node",), keep=retention.SERIES)
+NODE = Measurement("node", tags=("node",), keep=usual.SERIES)
 #: What the series of the service are opened with.
 MEASUREMENTS = (NODE,)
+
+
+def measurements(retention: Retention) -> tuple[Measurement, ...]:
+    """The same, kept as long as `retention` says of `series`."""
+    return (dataclasses.replace(NODE, keep=retention.get("series") or NODE.keep),)
+
 
 STATS = "telemetry.stats"
 #: Values of one event that are taken; the names of fields live for ever in some storages.

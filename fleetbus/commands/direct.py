@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
@@ -13,12 +13,22 @@ if TYPE_CHECKING:
     from bus.ports import Bus
     from fleetbus.settings import Settings
     from projections.osis.documents import Documents
+    from projections.projection import AnyProjection
     from projections.replay import Tell
 
 
+class Direct(NamedTuple):
+    """The log, the views, the projections that make them, and what shows progress."""
+
+    bus: "Bus"
+    documents: "Documents"
+    views: "tuple[AnyProjection, ...]"
+    tell: "Tell"
+
+
 @contextmanager
-def log_and_views(data: str | None, what: str) -> Iterator[tuple["Bus", "Documents", "Tell"]]:
-    """The log, the views, and what shows progress. Errors become those of the command line."""
+def log_and_views(data: str | None, what: str) -> Iterator["Direct"]:
+    """Opens bus and documents. Errors become those of the command line."""
     from bus.errors import BadUrl, BusError
     from fleetbus import logs, wiring
     from fleetbus.progress import progress
@@ -30,8 +40,9 @@ def log_and_views(data: str | None, what: str) -> Iterator[tuple["Bus", "Documen
 
     logs.only_trouble(what)
     try:
-        with wiring.log_and_views(_settings(data)) as (bus, documents), progress(what) as tell:
-            yield bus, documents, lambda done, total, _rate: tell(done, total)
+        settings = _settings(data)
+        with wiring.log_and_views(settings) as (bus, documents), progress(what) as tell:
+            yield Direct(bus, documents, wiring.views_of(settings), lambda done, total, _rate: tell(done, total))
     except ReplayRefused as error:
         raise Wrong(str(error)) from None
     except (BadUrl, BadStorageUrl) as error:

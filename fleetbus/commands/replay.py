@@ -30,8 +30,8 @@ def replay(*, out: Printer, data: str | None, until: str | None, names: Sequence
     from projections.replay import replay as run
 
     last = None if until is None else _moment(until)
-    with log_and_views(data, "replay") as (bus, documents, tell):
-        report = run(bus, documents, until=last, projections=names or None, progress=tell)
+    with log_and_views(data, "replay") as (bus, documents, made_by, tell):
+        report = run(bus, documents, until=last, projections=names or None, progress=tell, views=made_by)
     out.done(_in_words(report), msgspec.to_builtins(report) | {"rate": round(report.rate)})
 
 

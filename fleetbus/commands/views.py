@@ -36,8 +36,8 @@ def check(*, out: Printer, data: str | None, names: Sequence[str]) -> None:
 
     from projections.check import check as run
 
-    with log_and_views(data, "views check") as (bus, documents, tell):
-        report = run(bus, documents, projections=names or None, progress=tell)
+    with log_and_views(data, "views check") as (bus, documents, made_by, tell):
+        report = run(bus, documents, projections=names or None, progress=tell, views=made_by)
     found = msgspec.to_builtins(report) | {"equal": report.equal}
     if out.for_eyes:
         _show(report)
