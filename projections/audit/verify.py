@@ -144,39 +144,48 @@ class _Audit:
         self._check_facts(seals)
         return self._result(len(numbers))
 
-    def _note(self, kind: Kind, what: str, offset: int | None = None, at: int | None = None, **place: object) -> None:
+    def _note(
+        self,
+        kind: Kind,
+        what: str,
+        *,
+        offset: int | None = None,
+        at: int = 0,
+        file: str = "",
+        line: int | None = None,
+    ) -> None:
         """`at`: where in the log it belongs, when it has no offset of its own."""
-        where = offset if offset is not None else at if at is not None else 0
         self._counts[kind] = self._counts.get(kind, 0) + 1
         if self._counts[kind] <= TOLD:
-            file, line = place.get("file", ""), place.get("line")
-            assert isinstance(file, str)
-            assert line is None or isinstance(line, int)
+            where = at if offset is None else offset
             self._found.append((where, Finding(kind=kind, what=what, file=file, line=line, offset=offset)))
 
     def _note_record(self, kind: Kind, what: str, offset: int) -> None:
         if self._wanted.has(offset):
-            self._note(kind, what, offset)
+            self._note(kind, what, offset=offset)
 
     # the archive
 
     def _check_archive(self, archive: Archive, key: PublicKey, numbers: list[int]) -> list[ArchiveSealed]:
         """Judges each segment when it was checked; the seals that can be read, in order."""
         chosen = [number for number in numbers if self._is_wanted(archive, number)]
-        there, wanted = set(numbers), set(chosen)
+        wanted, total = set(chosen), self._total(archive)
         seals: list[ArchiveSealed] = []
         before: ArchiveSealed | None = None
-        total = self._total(archive)
+        expected = 1
         with _checking(archive, chosen, key) as checks:
-            for number in range(1, max(numbers, default=0) + 1):
+            for number in numbers:
                 check = next(checks) if number in wanted else None
                 seal = self._seal_of(archive, number) if check is None else check.seal
-                self._check_segment(archive, check, number in there, before)
+                if number != expected:
+                    self._missing(archive, expected, number - 1, before)
+                    before = None
+                self._check_segment(check, before)
                 if seal is not None:
                     self._follows(archive, seal, before)
                     seals.append(seal)
                 self._judge_segment(archive, number, total)
-                before = seal
+                before, expected = seal, number + 1
         return seals
 
     def _is_wanted(self, archive: Archive, number: int) -> bool:
@@ -191,17 +200,17 @@ class _Audit:
         except BadArchive:
             return 0
 
-    def _check_segment(
-        self, archive: Archive, check: SegmentCheck | None, there: bool, before: ArchiveSealed | None
-    ) -> None:
+    def _missing(self, archive: Archive, first: int, last: int, before: ArchiveSealed | None) -> None:
+        self._whole = False
+        which = f"segment {first} is" if first == last else f"segments {first} to {last} are"
+        at = 0 if before is None else before.next_offset
+        self._note("missing", f"{which} missing", at=at, file=archive.seal_file(first).name)
+
+    def _check_segment(self, check: SegmentCheck | None, before: ArchiveSealed | None) -> None:
         at = self._judge.next_offset if before is None else before.next_offset
-        if not there:
-            self._whole = False
-            number = 1 if before is None else before.segment + 1
-            self._note("missing", f"segment {number} is missing", at=at, file=archive.seal_file(number).name)
         for fault in () if check is None else check.faults:
             self._whole = False
-            self._note("broken", fault.what, fault.offset, at, file=fault.file, line=fault.line)
+            self._note("broken", fault.what, offset=fault.offset, at=at, file=fault.file, line=fault.line)
 
     def _judge_segment(self, archive: Archive, number: int, total: int) -> None:
         """Unless something is wrong up to here: what follows from that would only hide where it began."""
@@ -290,7 +299,7 @@ class _Audit:
                 self._note("missing", f"{what}the log says that it was sealed", at=said.first_offset, file=where)
             elif known[said.segment] != said:
                 what = f"it says of segment {said.segment} what its seal does not"
-                self._note("forged", what, offset)
+                self._note("forged", what, offset=offset)
 
     def _result(self, segments: int) -> Verification:
         ordered = sorted(self._found, key=lambda found: (found[1].kind not in GRAVE, found[0]))
