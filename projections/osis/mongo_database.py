@@ -40,7 +40,8 @@ Raw = dict[str, Any]
 class MongoDatabase:
     """A database on the stable API: commands outside of it are refused by the server.
 
-    Writes are acknowledged by a majority. The URL's own options win over the bounds given here.
+    Writes are acknowledged when a majority has them in its journal; a server alone would otherwise confirm what it
+    forgets when it is killed, and who wrote it would go on. The URL's own options win over the bounds given here.
     """
 
     def __init__(self, url: str) -> None:
@@ -51,7 +52,7 @@ class MongoDatabase:
             self._client.close()
             raise _bad_url() from None
         self._database = database.with_options(
-            codec_options=_plain_integers(), write_concern=WriteConcern(w="majority")
+            codec_options=_plain_integers(), write_concern=WriteConcern(w="majority", j=True)
         )
         self.name = self._database.name
 

@@ -20,6 +20,8 @@ class Told(Struct, kw_only=True):
     via: Literal["bus", "http"]
     answer: Answer = "unknown"
     tries: int = 0
+    #: How long the writer waited for the answer.
+    seconds: float = 0.0
 
 
 class Raw(Struct, frozen=True):

@@ -75,12 +75,14 @@ class Writers:
 
     def _until_told(self, told: Told, data: dict[str, Any], send: Any) -> None:
         """Sends it, and again under the same id, as every client does."""
-        until = time.monotonic() + RESEND
+        began = time.monotonic()
+        until = began + RESEND
         while told.answer == "unknown" and time.monotonic() < until:
             told.tries += 1
             send(told, data)
             if told.answer == "unknown":
                 time.sleep(0.2)
+        told.seconds = round(time.monotonic() - began, 1)
 
     def _by_bus(self, told: Told, data: dict[str, Any]) -> None:
         event = Event(

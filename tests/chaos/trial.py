@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -27,6 +28,8 @@ from tests.chaos.observer import Observer
 
 #: Seconds after the heal within which all must be over: every job ended, all views up to date.
 QUIET_WITHIN = 150.0
+#: Seconds after which a writer that was not told has waited long.
+SLOW = 10.0
 #: Jobs of which the portal is asked.
 ASKED = 5
 #: Seconds of load before the fault, and after the heal.
@@ -49,6 +52,8 @@ class Result(Struct, kw_only=True):
     again: int
     void: int
     recovered: int
+    #: Commands whose writer was not told at once, or never.
+    slow: list[Told]
     #: Checker -> what it complains of.
     complaints: dict[str, list[str]]
 
@@ -89,7 +94,8 @@ class Trials:
             time.sleep(AFTER)
         finally:
             told = writers.stop()
-        seen = self._quiet(told, since, healed + QUIET_WITHIN)
+        measured = "influx" in plan
+        seen = self._quiet(told, since, healed + QUIET_WITHIN, time.time() if measured else None)
         over = time.monotonic()
         return self._result(seed, plan, scene, seen, back_after=over - healed, seconds=over - began)
 
@@ -107,13 +113,17 @@ class Trials:
             again=sum(fact.verdict == "again" for fact in own),
             void=sum(fact.verdict == "void" for fact in own),
             recovered=checkers.recovered(seen),
+            slow=[told for told in seen.history.told if told.seconds > SLOW or told.answer != "confirmed"],
             complaints=checkers.check(seen),
         )
 
     # until all is over
 
-    def _quiet(self, told: list[Told], since: int, end: float) -> Seen:
-        """The history when nothing is missing any more; or as it is at the end of the time for it."""
+    def _quiet(self, told: list[Told], since: int, end: float, measured: float | None) -> Seen:
+        """The history when nothing is missing any more; or as it is at the end of the time for it.
+
+        `measured`: the moment (seconds since 1970) after which each node's measurements must come again.
+        """
         commands = {one.id for one in told if one.answer == "confirmed"}
         while waiting := self._undone(commands, since):
             if time.monotonic() > end:
@@ -121,6 +131,8 @@ class Trials:
             time.sleep(0.2)
         while True:
             seen = self._seen(told, since, waiting)
+            if measured is not None and (silent := NODES.keys() - self._measured_since(measured)):
+                seen.history.sick.append(f"no measurements of {sorted(silent)} since the heal")
             late = time.monotonic() > end
             if late or not (seen.history.sick or any(checkers.views(seen)) or any(checkers.watched(seen))):
                 return seen
@@ -170,6 +182,22 @@ class Trials:
                 history.sick.append(f"the portal does not answer: {error!r}")
                 return
         history.sick += [f"health: {name} is failing: {detail}" for name, detail in _ill(health)]
+
+    def _measured_since(self, moment: float) -> set[str]:
+        """Nodes of which InfluxDB has a point after this moment."""
+        at = urlsplit(self._fleet.series_url)
+        query = f'SELECT * FROM "node" WHERE time > {int(moment * 1e9)} GROUP BY "node" LIMIT 1'
+        try:
+            answer = httpx.get(
+                f"http://{at.hostname}:{at.port}/query",
+                params={"db": at.path.strip("/"), "q": query},
+                auth=(at.username or "", at.password or ""),
+                timeout=20,
+                trust_env=False,
+            )
+        except httpx.HTTPError:
+            return set()
+        return {series["tags"]["node"] for series in answer.json()["results"][0].get("series", [])}
 
     def _marks(self, jobs: list[str]) -> dict[str, int]:
         paths = {id: self._fleet.marks / id for id in jobs}

@@ -1,5 +1,6 @@
 """What documents on MongoDB promise beyond the port: outages, foreign eyes, and its own time to live."""
 
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -94,4 +95,29 @@ def test_the_server_removes_what_is_over_by_itself(url: str) -> None:
     views.put_many("jobs", [{"_id": "old", "ended": now - timedelta(days=2)}, {"_id": "young", "ended": now}])
     wait_until(lambda: views.get("jobs", "old") is None, deadline=150, what="the server to remove the old document")
     assert views.get("jobs", "young") is not None
+    documents.close()
+
+
+def test_what_was_written_survives_the_death_of_the_server(
+    private_server: Callable[[type[SecantusDB]], SecantusDB],
+) -> None:
+    """Who writes views goes on from what was confirmed, and never looks back."""
+    server = private_server(SecantusDB)
+    documents = open_documents(server.url.replace("/?", "/views?"))
+    views = documents.namespace("live")
+    written: list[str] = []
+    killer = threading.Timer(1.0, server.kill)
+    killer.start()
+
+    def write_on() -> None:
+        while True:
+            id = str(len(written))
+            views.put_many("jobs", [{"_id": id}])
+            written.append(id)
+
+    with pytest.raises(Unreachable):
+        write_on()
+    killer.join()
+    server.start()
+    assert [id for id in written if id not in views.get_many("jobs", written)] == []
     documents.close()
