@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import structlog
 from pika.spec import Basic, BasicProperties
 
 from bus.errors import BusError, Closed, InboxTaken, Refused, Unreachable
@@ -27,8 +28,12 @@ from bus.rabbitmq.lane import Lane
 from bus.rabbitmq.names import DELIVER, NO_TOPOLOGY, inbox_queue
 from bus.rabbitmq.probe import ask
 
+log = structlog.get_logger("bus.rabbitmq")
+
 #: Deliveries that may be unacknowledged.
 PREFETCH = 100
+#: Seconds between two looks whether deliveries wait that nobody gives us, and after how many the inbox opens anew.
+LOOK_EVERY, DEAF_AFTER = 10.0, 30.0
 
 
 class Memory:
@@ -143,6 +148,36 @@ class RabbitInbox:
             self._buffer = buffer
             self._generation += 1
             self._changed.notify_all()
+        self._connection.spawn(self._look_after(channel, tags))
+
+    async def _look_after(self, channel: Channel, tags: dict[int, int]) -> None:
+        """A consumer that the broker has forgotten looks well from here: it only gets nothing although there is some.
+
+        What waits while fewer are out than may be, and does not come, makes the inbox open itself anew.
+        """
+        clock = asyncio.get_running_loop().time
+        came, since = -1, clock()
+        while self._channel is channel:
+            try:
+                waiting = await self._count()
+            except ChannelGone:
+                waiting = 0
+            if not waiting or len(tags) >= PREFETCH or came != self._last_tag:
+                came, since = self._last_tag, clock()
+            elif clock() - since > DEAF_AFTER:
+                text = f"{waiting} deliveries wait in {self._queue}, and none came in {DEAF_AFTER:.0f} seconds"
+                log.warning("the inbox is deaf; it is opened anew", action="inbox.deaf", reason=text)
+                channel.lose(ChannelGone(0, text))
+                return
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _count(self) -> int:
+        """Deliveries that wait in the queue and are with nobody."""
+        channel = await self._connection.channel()
+        try:
+            return await channel.count(self._queue)
+        finally:
+            channel.close()
 
     async def _make_queue(self) -> None:
         """Unless it is there: only who may not declare it needs it to be there."""

@@ -12,17 +12,20 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
+
 from bus.clock import SystemClock
 from bus.embedded import EmbeddedBus
 from bus.ports import Bus
 from bus.progress import Progress, Watch
-from events.actors import HANDLERS, PROJECTIONS
+from bus.rabbitmq import inbox as inbox_module
+from events.actors import HANDLERS, PROJECTIONS, agent_user
 from fleetbus.errors import STALLED
 from projections.osis.documents import Document
 from projections.osis.sqlite_documents import SqliteDocuments
 from projections.projection import Entry, EntryProjection
 from projections.runner import Runner
-from tests.contract.bus_contract import RabbitEngine, event, read_some
+from tests.contract.bus_contract import RabbitEngine, event, new_node, read_some
 from tests.proxy import Proxy
 from tests.servers.management import Management
 from tests.stories import Story
@@ -82,6 +85,37 @@ def test_a_consumer_whose_deliveries_stop_while_the_connection_lives_is_found(
             assert bus.connected
         assert "reader stands still" in found[0]
         assert "at offset 4 of log, which ends at 5" in found[0]
+
+
+def test_an_inbox_whose_consumer_the_broker_forgot_opens_itself_anew(
+    rabbitmq_management: Management, amqp_vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "LOOK_EVERY", 0.2)
+    monkeypatch.setattr(inbox_module, "DEAF_AFTER", 1.0)
+    node = new_node()
+    with closing(RabbitEngine(rabbitmq_management, amqp_vhost)) as engine:
+        engine.invite(node)
+        handlers, bus = engine.bus(HANDLERS), engine.bus(agent_user(node))
+        inbox = bus.inbox(node)
+        inbox.open([f"{node}.node"])
+        assert handlers.deliver(f"{node}.node", b"one").result(SOON)
+        wait_until(lambda: inbox.read(timeout=0.2), deadline=SOON, what="the first delivery")
+        before = inbox.generation
+        # the broker has no consumer any more, and the inbox does not know
+        raw = inbox._channel.raw  # type: ignore[attr-defined]
+        bus._connection.soon(lambda: [raw.basic_cancel(tag) for tag in raw.consumer_tags])
+        wait_until(lambda: not raw.consumer_tags, deadline=SOON, what="the consumer to be gone")
+        assert bus.connected
+        assert inbox.generation == before
+        assert handlers.deliver(f"{node}.node", b"two").result(SOON)
+        got: list[bytes] = []
+
+        def came() -> bool:
+            got.extend(one.body for one in inbox.read(timeout=0.2))
+            return b"two" in got
+
+        wait_until(came, deadline=SOON, what="the delivery that waited")
+        assert inbox.generation > before
 
 
 def test_a_consumer_that_reads_what_there_is_is_left_alone(tmp_path: Path) -> None:
