@@ -103,7 +103,7 @@ def test_what_was_written_survives_the_death_of_the_server(
 ) -> None:
     """Who writes views goes on from what was confirmed, and never looks back."""
     server = private_server(SecantusDB)
-    documents = open_documents(server.url.replace("/?", "/views?"))
+    documents = open_documents(server.url.replace("/?", "/views?serverSelectionTimeoutMS=500&"))
     views = documents.namespace("live")
     written: list[str] = []
     killer = threading.Timer(1.0, server.kill)
