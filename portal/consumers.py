@@ -1,6 +1,7 @@
 """What the consumers of the fleet say of their own progress, as this portal hears it over telemetry."""
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -9,7 +10,6 @@ from msgspec.structs import replace
 
 from bus.admission import check
 from bus.clock import Clock
-from bus.errors import BusError
 from bus.ports import Record
 from events.actors import HANDLERS, PORTAL, PROJECTIONS
 from events.codec import BadEvent
@@ -18,8 +18,10 @@ from events.telemetry import Canary
 KEY = "telemetry.canary"
 #: Who may tell how far it is; others who send a canary are passed over.
 USERS = (HANDLERS, PROJECTIONS, PORTAL, "archiver")
-#: Seconds without a word after which a consumer counts as silent, and after which it gives way to its successor.
-SILENT_AFTER, FORGOTTEN_AFTER = 30.0, 60.0
+#: Seconds without a word after which a consumer counts as silent, and gives way to others of its name.
+SILENT_AFTER = 30.0
+#: A canary that is older than this by its own clock is of a time before this portal listened.
+STALE_AFTER = timedelta(seconds=60)
 #: Consumers that are remembered: more processes than any fleet has, and a bound.
 MAX_CONSUMERS = 200
 
@@ -56,10 +58,11 @@ class Consumers:
         if record.user not in USERS:
             return
         try:
-            data = check(record).data
-        except (BadEvent, BusError):
+            event = check(record)
+        except BadEvent:
             return
-        if isinstance(data, Canary) and data.consumer:
+        data = event.data
+        if isinstance(data, Canary) and data.consumer and self._clock.now() - event.time < STALE_AFTER:
             self._keep(
                 Consumer(
                     name=data.consumer,
@@ -82,7 +85,7 @@ class Consumers:
                 del self._last[oldest]
 
     def all(self) -> list[Consumer]:
-        """By name. A process that fell silent is listed until it is forgotten; the last of its name stays."""
+        """By name. A process that fell silent is listed when it is the last of its name."""
         now = self._clock.monotonic()
         with self._lock:
             known = sorted(self._last.values(), key=lambda one: (one.name, one.heard))
@@ -90,7 +93,7 @@ class Consumers:
             self._last = {
                 (one.name, one.holder): one
                 for one in known
-                if now - one.heard <= FORGOTTEN_AFTER or one is latest[one.name]
+                if now - one.heard <= SILENT_AFTER or one is latest[one.name]
             }
             return [replace(one, heard=round(now - one.heard, 1)) for one in self._last.values()]
 
