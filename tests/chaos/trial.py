@@ -186,7 +186,7 @@ class Trials:
     def _measured_since(self, moment: float) -> set[str]:
         """Nodes of which InfluxDB has a point after this moment."""
         at = urlsplit(self._fleet.series_url)
-        query = f'SELECT * FROM "node" WHERE time > {int(moment * 1e9)} GROUP BY "node" LIMIT 1'
+        query = f'SELECT * FROM "node"."node" WHERE time > {int(moment * 1e9)} GROUP BY "node" LIMIT 1'
         try:
             answer = httpx.get(
                 f"http://{at.hostname}:{at.port}/query",
@@ -197,7 +197,9 @@ class Trials:
             )
         except httpx.HTTPError:
             return set()
-        return {series["tags"]["node"] for series in answer.json()["results"][0].get("series", [])}
+        said = [series["tags"]["node"] for series in answer.json()["results"][0].get("series", [])]
+        # the tag is written with a mark before the node
+        return {node for node in NODES if any(tag.endswith(node) for tag in said)}
 
     def _marks(self, jobs: list[str]) -> dict[str, int]:
         paths = {id: self._fleet.marks / id for id in jobs}
