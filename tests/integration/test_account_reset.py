@@ -5,11 +5,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from fleetbus.cli import cli
 from portal.accounts import Accounts
 from projections.osis.open import open_documents
+from tests.cli import invoke
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def reset(*args: str) -> Result:
-    return CliRunner().invoke(cli, ["account", "reset", *args])
+    return invoke("account", "reset", *args)
 
 
 def test_a_new_password_is_printed_and_is_the_accounts_and_its_sessions_end(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import zstandard
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from bus.archive.archiver import sealed_fact
 from bus.archive.folder import Archive
@@ -27,11 +27,11 @@ from bus.embedded import EmbeddedBus
 from bus.ports import Record, Stream
 from events.actors import ARCHIVER, HANDLERS
 from events.codec import encode
-from fleetbus.cli import cli
 from projections.audit import verify as module
 from projections.audit.report import Question, as_html, report
 from projections.audit.verify import Finding, Range, verify
 from tests.archives import NOW, key, write
+from tests.cli import invoke
 from tests.projecting import busy_story
 from tests.stories import Story
 
@@ -493,7 +493,7 @@ def test_the_page_stands_alone_and_shows_text_as_text(tmp_path: Path) -> None:
 
 
 def run(*args: str) -> Result:
-    return CliRunner().invoke(cli, ["audit", *args])
+    return invoke("audit", *args)
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from fleetbus import api as api_module
 from fleetbus.api import Api, Problem
-from fleetbus.cli import cli
 from fleetbus.credentials import Fleet
 from fleetbus.errors import NotReached
+from tests.cli import invoke
 
 
 class Request:
@@ -99,7 +99,7 @@ def portal(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
 
 
 def fleetbus(*args: str) -> Result:
-    return CliRunner().invoke(cli, args)
+    return invoke(*args)
 
 
 def nodes(*names: str) -> dict[str, Any]:
