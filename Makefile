@@ -6,8 +6,8 @@ BIN      := $(VENV)/bin
 # a target's own arguments: make run ARGS="--port 9000", make fast ARGS="-k inbox"
 ARGS     ?=
 PIP      := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
-# Tests wait more than they work: several processes share the cores. Whoever comes to an end takes over others' work.
-PYTEST   := $(BIN)/python -m pytest -n 4 --dist worksteal
+# Tests wait more than they work: several processes share the cores. A file's tests stay together, in their order.
+PYTEST   := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 LOCK     := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
             --no-config --no-emit-index-url --no-emit-find-links \
             --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)

@@ -80,7 +80,11 @@ class Stream(Protocol):
     """An ordered, durable sequence of records that is only ever appended to."""
 
     def read_from(self, start: Start) -> Reader:
-        """A reader whose first record has an offset >= `start`. Does not wait for the engine."""
+        """A reader whose first record has an offset >= `start`. Does not wait for the engine.
+
+        From `next` it sees all that this process publishes after the call; of what others publish, what comes after
+        the engine was reached for the first time. Who must not miss anything begins at a number.
+        """
         ...
 
     def first(self) -> Record | None:

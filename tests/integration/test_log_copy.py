@@ -5,7 +5,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -31,13 +31,26 @@ COPIED = 1_200
 @pytest.fixture
 def impersonator_url(amqp_vhost: str, rabbitmq_management: Management) -> Iterator[str]:
     """The virtual host of this test, as a user who may speak for others."""
-    at = urlsplit(amqp_vhost)
+    with user(amqp_vhost, rabbitmq_management, "impersonator") as url:
+        yield url
+
+
+@pytest.fixture
+def plain_url(amqp_vhost: str, rabbitmq_management: Management) -> Iterator[str]:
+    """The same as a user who may do everything else."""
+    with user(amqp_vhost, rabbitmq_management, "") as url:
+        yield url
+
+
+@contextmanager
+def user(vhost: str, management: Management, tags: str) -> Iterator[str]:
+    at = urlsplit(vhost)
     name, password = f"copy-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
-    rabbitmq_management.ask("PUT", f"users/{name}", {"password": password, "tags": "impersonator"})
+    management.ask("PUT", f"users/{name}", {"password": password, "tags": tags})
     every = {"configure": ".*", "write": ".*", "read": ".*"}
-    rabbitmq_management.ask("PUT", f"permissions/{quote(at.path[1:], safe='')}/{name}", every)
+    management.ask("PUT", f"permissions/{quote(at.path[1:], safe='')}/{name}", every)
     yield f"amqp://{name}:{password}@{at.hostname}:{at.port}{at.path}"
-    rabbitmq_management.ask("DELETE", f"users/{name}")
+    management.ask("DELETE", f"users/{name}")
 
 
 @pytest.fixture
@@ -128,11 +141,11 @@ def test_a_target_that_has_a_log_of_its_own_is_refused(source: Path, impersonato
     assert "Traceback" not in done.stderr
 
 
-def test_a_user_who_may_not_speak_for_others_is_told_what_is_missing(source: Path, amqp_vhost: str) -> None:
-    done = copy(source, amqp_vhost)
+def test_a_user_who_may_not_speak_for_others_is_told_what_is_missing(source: Path, plain_url: str) -> None:
+    done = copy(source, plain_url)
     assert done.returncode == 3
     assert "impersonator" in done.stderr
-    assert str(urlsplit(amqp_vhost).password) not in done.stderr
+    assert str(urlsplit(plain_url).password) not in done.stderr
 
 
 def test_a_log_that_is_in_use_is_not_copied(source: Path, impersonator_url: str) -> None:
