@@ -6,15 +6,18 @@
                                          raised on purpose; the log itself and its schemas never change
 
 A folder has `log.jsonl.gz` (a record for each line: key, user and body), `expected.json` (verdicts, and each view with
-its version, number of documents and digest) and `schemas/`, as they were.
+its version, number of documents and digest), `schemas/` as they were, and `source.tar.xz`: what ran then, for tests
+that run old and new side by side without counting on the history of the checkout.
 """
 
 import base64
 import gzip
 import json
+import lzma
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -46,7 +49,9 @@ from tests.stories import Said, Story
 
 DATA = Path(__file__).parent / "data"
 ROOT = DATA.parents[1]
-LOG, EXPECTED, COMMIT = "log.jsonl.gz", "expected.json", "commit"
+LOG, EXPECTED, SOURCE = "log.jsonl.gz", "expected.json", "source.tar.xz"
+#: What a fleet runs on.
+PACKAGES = ("bus", "events", "fleetbus", "handlers", "jumpscripts", "nodeagent", "portal", "projections")
 TYPES_OF_THE_LOG = frozenset(name for name in TYPES if not name.startswith("telemetry."))
 
 
@@ -215,9 +220,20 @@ def record(version: str) -> None:
         raise SystemExit(f"{folder} is there already, and what was released does not change; name a new version")
     shutil.copytree(schema.FOLDER, folder / "schemas", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     write(folder, story_of_everything().records())
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
-    (folder / COMMIT).write_text(head.stdout)
+    keep_source(folder, "HEAD")
     expect(version)
+
+
+def keep_source(folder: Path, commit: str) -> None:
+    """Packs what a fleet runs on, as it is in `commit`."""
+    packed = subprocess.run(["git", "archive", commit, "--", *PACKAGES], cwd=ROOT, check=True, capture_output=True)
+    (folder / SOURCE).write_bytes(lzma.compress(packed.stdout, preset=9))
+
+
+def source(folder: Path, target: Path) -> None:
+    """Unpacks what a fleet ran on into `target`."""
+    with tarfile.open(folder / SOURCE) as packed:
+        packed.extractall(target, filter="data")
 
 
 def expect(version: str) -> None:

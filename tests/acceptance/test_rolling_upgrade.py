@@ -1,13 +1,11 @@
-"""Old and new processes side by side, as they are during an upgrade: from this checkout, and from the commit at which
-the log of the last release was recorded.
+"""Old and new processes side by side, as they are during an upgrade: from this checkout, and from the sources that are
+kept with the recorded log of the last release.
 """
 
-import io
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -45,17 +43,8 @@ SCRIPT = 'descr = "says what it was told"\n\ndef action(n: int):\n    print("tol
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sources of the last recorded release."""
-    release = recorded.folders()[-1]
-    commit = (release / recorded.COMMIT).read_text().strip()
-    found = subprocess.run(["git", "archive", commit], cwd=NEW, capture_output=True, check=False)
-    if found.returncode:
-        pytest.fail(
-            f"the commit {commit}, at which {release.name} was recorded, is not in this checkout "
-            f"({found.stderr.decode().strip()}); fetch the whole history: git fetch --unshallow"
-        )
     folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as tar:
-        tar.extractall(folder, filter="data")
+    recorded.source(recorded.folders()[-1], folder)
     where = [sys.executable, "-c", "import fleetbus, bus; print(fleetbus.__file__, bus.__file__)"]
     said = subprocess.run(
         where, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True, check=True
