@@ -30,7 +30,8 @@ def test_every_command_of_the_readme_works(house: House) -> None:
             done = subprocess.run(
                 ["bash", "-c", command],
                 cwd=folder,
-                env={**house.environ, "PATH": path},
+                # a reader's fleet is in the folder that is not named
+                env={**house.environ, "PATH": path, "FLEETBUS_DATA": str(house.data)},
                 capture_output=True,
                 text=True,
                 timeout=120,
