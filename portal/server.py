@@ -34,6 +34,9 @@ from projections.osis.series import Series
 from projections.projection import AnyProjection
 from projections.registry import PROJECTIONS
 
+#: Seconds that an idle connection is kept, as long as nginx keeps them. After uvicorn's own 5 seconds, clients that
+#: keep connections too often send on one that is just being closed, and a POST is not sent again by itself.
+KEEP_ALIVE_SECONDS = 75
 #: Seconds that requests may take to end when the portal stops.
 GRACE_SECONDS = 10
 
@@ -149,6 +152,7 @@ async def _serve(
             access_log=False,
             server_header=False,
             lifespan="off",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
