@@ -5,6 +5,7 @@ confirms; kombu.
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +15,10 @@ from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 from pika.frame import Method
 
-from benchmarks.measure import Goal, Run
+from benchmarks.measure import Goal, Run, Table, compare
+from benchmarks.place import Place, Progress
 from bus.ports import Bus, Message
+from bus.wiring import open_bus
 
 #: Events in one run. kombu waits for each confirm, so that fewer say as much.
 COUNT = 20_000
@@ -25,6 +28,7 @@ KEY = "event.bench.said"
 #: Unconfirmed messages at a time, as many as fleetbus allows itself.
 WINDOW = 10_000
 
+USER = "service.bench"
 UNITS = {"confirmed appends": "events/s"}
 GOALS = (
     Goal("confirmed appends", "bare pika, windowed confirms", ">= 0.7"),
@@ -33,14 +37,17 @@ GOALS = (
 )
 
 
-def contestants(bus: Bus, url: str, durable: Bus) -> dict[str, Run]:
-    """`url` is that of the same user on the same virtual host; `durable` a bus where a confirm means `fsync`."""
-    return {
-        "fleetbus": lambda: _fleetbus(bus),
-        "fleetbus, fsync": lambda: _fleetbus(durable),
-        "bare pika, windowed confirms": lambda: _pika(url),
-        "kombu, confirm_publish": lambda: _kombu(url),
-    }
+def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
+    with place.engine() as engine, place.engine("fsync") as durable:
+        url = engine.url(USER)
+        with closing(open_bus(url, USER)) as bus, closing(open_bus(durable.url(USER), USER)) as lasting:
+            contestants: dict[str, Run] = {
+                "fleetbus": lambda: _fleetbus(bus),
+                "fleetbus, fsync": lambda: _fleetbus(lasting),
+                "bare pika, windowed confirms": lambda: _pika(url),
+                "kombu, confirm_publish": lambda: _kombu(url),
+            }
+            return [compare("Confirmed appends", contestants, UNITS, GOALS, runs, progress)]
 
 
 def _fleetbus(bus: Bus) -> Mapping[str, float]:

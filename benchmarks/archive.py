@@ -6,13 +6,14 @@ archive alone: hashes, Merkle roots and signatures in other processes, admission
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 
 from benchmarks.history import write_history
-from benchmarks.measure import Run
+from benchmarks.measure import Table, compare
+from benchmarks.place import Place, Progress
 from bus.archive.archiver import Archiver, Limits
 from bus.archive.folder import Archive
 from bus.archive.keys import PrivateKey
@@ -21,16 +22,15 @@ from bus.clock import SystemClock
 from bus.embedded import EmbeddedBus
 from events import codec
 from events.actors import ARCHIVER
-from fleetbus import logs
 from projections.audit.verify import verify
 
 RECORDS, SEGMENTS = 200_000, 4
+QUICK_RECORDS = 10_000
 #: Seconds: no segment is sealed for its age.
 PATIENCE = 3_600.0
 PROOFS = 100
 LOOK = 0.02
 
-TITLE = f"The archive, {RECORDS:,} records"
 UNITS = {
     "archived": "records/s",
     "verified": "records/s",
@@ -40,12 +40,14 @@ UNITS = {
 }
 
 
-def contestants(folder: Path, tell: Callable[[str], None], records: int = RECORDS) -> dict[str, Run]:
-    logs.only_trouble("benchmarks")
-    tell(f"archive: writing {records:,} records")
-    written = write_history(folder / "bus", records)
-    runs = count()
-    return {"fleetbus": lambda: _measure(folder / "bus", folder / str(next(runs)), written)}
+def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
+    records = place.sized(RECORDS, QUICK_RECORDS)
+    with place.folder() as folder:
+        progress(f"archive: writing {records:,} records")
+        written = write_history(folder / "bus", records)
+        turns = count()
+        contestants = {"fleetbus": lambda: _measure(folder / "bus", folder / str(next(turns)), written)}
+        return [compare(f"The archive, {records:,} records", contestants, UNITS, (), runs, progress)]
 
 
 def _measure(log: Path, target: Path, records: int) -> Mapping[str, float]:

@@ -18,7 +18,8 @@ import psutil
 
 from benchmarks import jobs
 from benchmarks.history import write_history
-from benchmarks.measure import Goal, Run, percentile
+from benchmarks.measure import Goal, Table, compare, compare_once, percentile
+from benchmarks.place import Place, Progress
 from bus.embedded import EmbeddedBus
 from bus.ports import Bus, Message, Reader
 from events.actors import HANDLERS, PORTAL
@@ -28,6 +29,7 @@ from projections.osis.sqlite_documents import SqliteDocuments
 
 #: The largest first: it is what the others are compared with.
 SIZES = (1_000_000, 100_000, 10_000)
+QUICK_SIZES = (10_000, 1_000)
 TRIPS = 50
 #: Seconds that a first start may take, which reads the whole log.
 PATIENCE = 3_600.0
@@ -58,10 +60,22 @@ def goals(sizes: tuple[int, ...]) -> tuple[Goal, ...]:
     )
 
 
+def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
+    sizes = QUICK_SIZES if place.quick else SIZES
+    with place.folder() as folder:
+        fleets = {name(size): Fleet(folder / str(size), size, progress) for size in sizes}
+        firsts = {name: fleet.first for name, fleet in fleets.items()}
+        later = {name: fleet.run for name, fleet in fleets.items()}
+        return [
+            compare_once("First starts", firsts, FIRST_UNITS),
+            compare("Growth with the log", later, UNITS, goals(sizes), runs, progress),
+        ]
+
+
 class Fleet:
     """One data folder with a long log, and processes on it, one at a time."""
 
-    def __init__(self, folder: Path, size: int, heed: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, size: int, heed: Progress) -> None:
         self._folder, self._size = folder, size
         self.events = write_history(folder / "bus", size, lambda done: heed(f"writing a log of {name(size)}: {done:,}"))
         self._documents: Documents = SqliteDocuments(folder / "views.db")
@@ -136,14 +150,6 @@ class Fleet:
         live = self._documents.pointed(LIVE)
         saved = None if live is None else read_checkpoint(self._documents.namespace(live))
         return 0 if saved is None else saved.checkpoint.next_offset
-
-
-def contestants(folder: Path, sizes: tuple[int, ...], heed: Callable[[str], None]) -> dict[str, Fleet]:
-    return {name(size): Fleet(folder / str(size), size, heed) for size in sizes}
-
-
-def runs_of(fleets: Mapping[str, Fleet]) -> dict[str, Run]:
-    return {name: fleet.run for name, fleet in fleets.items()}
 
 
 def _trip(caller: jobs.Caller) -> float:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import psutil
 
-from benchmarks.jobs import JOBS, ROUND_TRIPS, Caller
-from benchmarks.measure import Table, compare_once, percentile
+from benchmarks.jobs import JOBS, ROUND_TRIPS, Caller, fleet
+from benchmarks.measure import Table, compare, percentile
+from benchmarks.place import Place, Progress
 from events.codec import decode
 from events.envelope import Event
 
@@ -29,11 +30,14 @@ HOPS = {
 COSTS = {"handlers": "ms/job", "agent": "ms/job", "workers": "ms/job", "jobs' processes": "ms/job"}
 
 
-def tables(caller: Caller) -> list[Table]:
-    """`caller` has published its script; handlers and an agent run as children of this process."""
-    hops = compare_once("Where an empty job's time goes, p50", {"fleetbus": lambda: _hops(caller)}, HOPS)
-    costs = compare_once("Processor time of an empty job", {"fleetbus": lambda: _costs(caller)}, COSTS)
-    return [hops, costs]
+def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
+    with place.engine() as engine, fleet(engine) as caller:
+        hops = {"fleetbus": lambda: _hops(caller)}
+        costs = {"fleetbus": lambda: _costs(caller)}
+        return [
+            compare("Where an empty job's time goes, p50", hops, HOPS, (), runs, progress),
+            compare("Processor time of an empty job", costs, COSTS, (), runs, progress),
+        ]
 
 
 def _hops(caller: Caller) -> Mapping[str, float]:

@@ -10,25 +10,33 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Goal, Run, percentile
+import psutil
+
+from benchmarks.measure import Goal, Table, compare, percentile
+from benchmarks.place import Place, Progress
 from bus.clock import new_id
 from bus.ports import Bus, Message, Reader, Record
+from bus.wiring import open_bus
+from events.actors import HANDLERS, PORTAL, agent_user
 from events.codec import decode, encode
 from events.envelope import Event
 from events.job import JobFinished, SubmitJob, Target
 from events.routing import routing_key
 from events.script import PublishScript
 from events.seat import CommandRejected
+from tests.contract.bus_contract import RabbitEngine
 
 ROUND_TRIPS = 200
 JOBS = 2_000
 NODE = "bench"
 WORKERS = 2
+FLEETBUS = (sys.executable, "-m", "fleetbus")
+CELERY = (sys.executable, "-m", "celery", "-A", "benchmarks.celery_app")
 PATIENCE = 120.0
 
 UNITS = {"round trip p50": "ms", "round trip p99": "ms", "empty jobs completed": "jobs/s"}
@@ -126,33 +134,43 @@ def run_celery() -> Mapping[str, float]:
     return _figures(trips, JOBS / (time.perf_counter() - began))
 
 
+def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
+    with place.engine() as engine, fleet(engine) as caller, _rival(place):
+        return [compare("Empty jobs", {"fleetbus": caller.run, "Celery": run_celery}, UNITS, GOALS, runs, progress)]
+
+
 @contextmanager
-def processes(urls: Mapping[str, str], broker: str, backend: str) -> Iterator[None]:
-    """Handlers, one agent and a Celery worker, until the end of the block. `urls` has the broker's URL of each user."""
-    os.environ.update(BENCH_BROKER=broker, BENCH_BACKEND=backend)
-    celery = [sys.executable, "-m", "celery", "-A", "benchmarks.celery_app", "worker", "--pool", "prefork"]
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder)
-        running = [
-            _start([sys.executable, "-m", "fleetbus", "handlers"], urls["handlers"], data / "handlers"),
-            _start([sys.executable, "-m", "fleetbus", "agent", "--node", NODE], urls["agent"], data / "agent"),
-            _start([*celery, "--concurrency", str(WORKERS), "--loglevel", "error"], "", data / "celery"),
-        ]
-        try:
-            yield
-        finally:
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.wait(30)
+def fleet(engine: RabbitEngine) -> Iterator[Caller]:
+    """Handlers and one agent, as processes, until the end of the block; the caller has published its script."""
+    engine.invite(NODE)
+    with tempfile.TemporaryDirectory() as folder, closing(open_bus(engine.url(PORTAL), PORTAL)) as bus:
+        caller = Caller(bus)
+        with (
+            running([*FLEETBUS, "handlers"], Path(folder) / "handlers", engine.url(HANDLERS)),
+            running([*FLEETBUS, "agent", "--node", NODE], Path(folder) / "agent", engine.url(agent_user(NODE))),
+        ):
+            caller.publish_script()
+            yield caller
 
 
-def _start(command: list[str], url: str, data: Path) -> subprocess.Popen[bytes]:
-    data.mkdir(parents=True)
-    env = {**os.environ, "FLEETBUS_BUS_URL": url, "FLEETBUS_DATA": str(data)}
-    with (data / "log").open("wb") as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=log)
+@contextmanager
+def _rival(place: Place) -> Iterator[None]:
+    """A Celery worker. Its task finds broker and results under the same names in this process and in that one."""
+    os.environ.update(BENCH_BROKER=place.amqp_url, BENCH_BACKEND=place.redis_url)
+    worker = ["worker", "--pool", "prefork", "--concurrency", str(WORKERS), "--loglevel", "error"]
+    with tempfile.TemporaryDirectory() as folder, running([*CELERY, *worker], Path(folder) / "celery"):
+        yield
 
 
-def contestants(caller: Caller) -> dict[str, Run]:
-    return {"fleetbus": caller.run, "Celery": run_celery}
+@contextmanager
+def running(command: list[str], data: Path, bus_url: str = "") -> Iterator[psutil.Popen]:
+    """A process with this folder, until the end of the block; what it writes goes into the folder's `log`."""
+    data.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "FLEETBUS_BUS_URL": bus_url, "FLEETBUS_DATA": str(data)}
+    with (data / "log").open("ab") as log:
+        process = psutil.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
+from benchmarks.place import Progress
+
 #: One run of one contestant: its figures by name.
 Run = Callable[[], Mapping[str, float]]
 
@@ -51,7 +53,7 @@ def compare(
     units: Mapping[str, str],
     goals: Sequence[Goal],
     runs: int,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> Table:
     """Runs the contestants in turn, `runs` times, after one round that does not count. The first is fleetbus."""
     found: dict[str, list[Mapping[str, float]]] = {name: [] for name in contestants}
