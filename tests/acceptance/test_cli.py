@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,6 +33,16 @@ def action(name: str = "you", times: int = 2, pause: float = 0.0, fail: bool = F
         print("alas", file=sys.stderr, flush=True)
         raise ValueError("as you wished")
     return f"greeted {name}"
+"""
+
+HELD = """descr = "Runs until it is let go."
+
+def action(began: str, go: str) -> str:
+    import pathlib, time
+    pathlib.Path(began).touch()
+    while not pathlib.Path(go).exists():
+        time.sleep(0.05)
+    return "old"
 """
 
 
@@ -126,23 +135,19 @@ def test_what_does_not_exist_is_answered_with_what_does(fleet: House, command: l
 
 
 def test_the_next_job_runs_what_was_published_last_and_each_job_shows_what_it_ran(fleet: House) -> None:
-    before = fleet.publish(
-        "version", 'descr = "1"\n\ndef action() -> str:\n    import time\n    time.sleep(2)\n    return "old"\n'
-    )
-    running = fleet.begin("run", "version", "--node", SECOND, "--json")
-    wait_until(lambda: running_jobs(fleet, "version"), deadline=30, what="the first version to run")
+    began, go = fleet.folder / "began", fleet.folder / "go"
+    before = fleet.publish("version", HELD)
+    running = fleet.begin("run", "version", "--node", SECOND, "--json", "--arg", f"began={began}", "--arg", f"go={go}")
+    wait_until(began.exists, deadline=60, what="the first version to run")
     after = fleet.publish("version", 'descr = "2"\n\ndef action() -> str:\n    return "new"\n')
     second = fleet.json("run", "version", "--node", SECOND)
+    go.touch()
     out, _ = running.communicate(timeout=60)
     first = json.loads(out)
     assert (first["result"], first["hash"]) == ("old", before)
     assert (second["result"], second["hash"]) == ("new", after)
     shown = fleet.run("script", "show", "version", "--version", before, "--source")
     assert 'return "old"' in shown.stdout
-
-
-def running_jobs(house: House, script: str) -> Any:
-    return house.json("job", "list", "--script", script, "--state", "started")
 
 
 def test_a_batch_answers_with_a_line_for_each_job_as_it_ends(fleet: House) -> None:
