@@ -70,7 +70,11 @@ class ChannelGone(Exception):
 
 
 class Channel:
-    """Every method that waits raises `ChannelGone` when the channel ended before the answer came."""
+    """Every method that waits raises `ChannelGone` when the channel ended before the answer came.
+
+    From then on nobody is called any more, though the broker may still say things until it has closed the channel:
+    tags count anew on the next one, and a late confirm would be taken for that of another message.
+    """
 
     def __init__(self, connection: PikaConnection) -> None:
         loop = asyncio.get_running_loop()
@@ -158,10 +162,14 @@ class Channel:
         exclusive: bool = False,
         arguments: Mapping[str, object] | None = None,
     ) -> None:
+        def delivered(_raw: object, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+            if not self._gone.done():
+                on_delivery(method, properties, body)
+
         await self._ask(
             self.raw.basic_consume,
             queue=queue,
-            on_message_callback=lambda _raw, method, properties, body: on_delivery(method, properties, body),
+            on_message_callback=delivered,
             exclusive=exclusive,
             arguments=arguments,
         )
@@ -170,6 +178,8 @@ class Channel:
         """From now on the broker confirms each message."""
 
         def confirmed(frame: Any) -> None:
+            if self._gone.done():
+                return
             method = frame.method
             on_confirm(method.delivery_tag, method.multiple, isinstance(method, Basic.Ack))
 
@@ -177,9 +187,12 @@ class Channel:
 
     def on_return(self, on_return: OnReturn) -> None:
         """What no queue took comes back before it is confirmed."""
-        self.raw.add_on_return_callback(
-            lambda _raw, method, _properties, body: on_return(method.routing_key or "", body)
-        )
+
+        def returned(_raw: object, method: Basic.Return, _properties: BasicProperties, body: bytes) -> None:
+            if not self._gone.done():
+                on_return(method.routing_key or "", body)
+
+        self.raw.add_on_return_callback(returned)
 
     def publish(self, exchange: str, key: str, body: bytes, properties: BasicProperties) -> None:
         """As `mandatory`: see `on_return`. Raises `ChannelGone`."""

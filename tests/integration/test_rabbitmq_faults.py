@@ -1,5 +1,6 @@
 """What the bus does when the network fails between it and the broker."""
 
+import asyncio
 import random
 import threading
 import time
@@ -8,11 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
+from pika.spec import BasicProperties
 
 from bus.errors import BadUrl, Closed, InboxTaken, NotConfirmed, Refused, Unreachable
 from bus.ports import Bus, Message, Record
 from bus.rabbitmq import RabbitBus, publisher
-from bus.rabbitmq.connection import FIRST_PAUSE, LONGEST_PAUSE, pause_after
+from bus.rabbitmq.channel import ChannelGone
+from bus.rabbitmq.connection import FIRST_PAUSE, LONGEST_PAUSE, Connection, pause_after
 from events.actors import HANDLERS, PORTAL, PROJECTIONS, agent_user
 from tests.contract.bus_contract import SOON, RabbitEngine, event, new_node, read_some
 from tests.proxy import Proxy
@@ -175,6 +178,32 @@ def test_a_channel_that_confirms_nothing_is_opened_anew(
     assert lost.exception(SOON) is None or isinstance(lost.exception(), NotConfirmed)
     send(bus, event(2))
     assert bus._fleet._channel is not first
+
+
+def test_what_the_broker_says_on_a_channel_that_was_given_up_confirms_nothing(engine: RabbitEngine) -> None:
+    """Its tags count anew on the next channel: a late confirm would be taken for that of another message."""
+    connection = Connection(engine.url(HANDLERS))
+    heard: list[int] = []
+
+    async def give_up_and_listen() -> None:
+        channel = await connection.channel()
+        await channel.confirm(lambda tag, _multiple, _taken: heard.append(tag))
+        for n in range(100):
+            said = event(n)
+            channel.publish("fleetbus", said.key, said.body, BasicProperties(user_id=HANDLERS))
+        channel.lose(ChannelGone(0, "nothing was confirmed"))
+        before = len(heard)
+        closed = asyncio.Event()
+        channel.raw.add_on_close_callback(lambda *_: closed.set())
+        # the broker confirms all before it answers this
+        channel.close()
+        await closed.wait()
+        assert len(heard) == before
+
+    try:
+        connection.wait(give_up_and_listen())
+    finally:
+        connection.close()
 
 
 def test_closing_a_bus_whose_broker_hangs_fails_what_is_not_confirmed(bus: Bus, proxy: Proxy) -> None:
