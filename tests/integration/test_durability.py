@@ -13,7 +13,7 @@ import pytest
 from bus import topology
 from bus.broker import Broker, Durability
 from bus.checkpoint import digest
-from bus.errors import Refused
+from bus.errors import NotConfirmed, Refused
 from bus.ports import Bus
 from bus.rabbitmq import RabbitBus
 from bus.rabbitmq.archive_queue import ArchiveQueue
@@ -197,8 +197,20 @@ def test_a_power_cut_loses_what_a_stream_confirmed_and_nothing_of_what_fsync_con
 
 
 def _say_on(place: Place, numbers: range) -> list[bytes]:
+    """A broker that has just started throws messages away, and tells; what it throws away leaves no trace."""
     with closing(RabbitBus(place.url)) as bus:
-        return say(bus, numbers)
+        wait_until(lambda: _took(bus, numbers[0]), deadline=120.0, what="the broker to take messages")
+        return [event(numbers[0]).body, *say(bus, numbers[1:])]
+
+
+def _took(bus: Bus, number: int) -> bool:
+    try:
+        say(bus, range(number, number + 1))
+    except NotConfirmed as error:
+        if "no stream took it" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _bodies_soon(bus: Bus, count: int) -> list[bytes]:
