@@ -31,7 +31,7 @@ class Writers:
 
     def __init__(self, fleet: ChaosFleet, bus: Bus, chance: random.Random) -> None:
         self._fleet, self._bus = fleet, bus
-        self._stop = threading.Event()
+        self._stop, self._abandoned = threading.Event(), threading.Event()
         self._pool = ThreadPoolExecutor(3, thread_name_prefix="writer")
         self.told: list[Told] = []
         self._work = [
@@ -46,6 +46,12 @@ class Writers:
             work.result()
         self._pool.shutdown()
         return self.told
+
+    def abandon(self) -> None:
+        """As `stop`, and waits for nobody: whoever ends the fault suite would wait for a fleet that is not there."""
+        self._stop.set()
+        self._abandoned.set()
+        self._pool.shutdown(wait=False)
 
     def _write(self, send: Any, chance: random.Random) -> None:
         jobs: list[str] = []
@@ -77,7 +83,7 @@ class Writers:
         """Sends it, and again under the same id, as every client does."""
         began = time.monotonic()
         until = began + RESEND
-        while told.answer == "unknown" and time.monotonic() < until:
+        while told.answer == "unknown" and time.monotonic() < until and not self._abandoned.is_set():
             told.tries += 1
             send(told, data)
             if told.answer == "unknown":

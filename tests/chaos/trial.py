@@ -87,13 +87,15 @@ class Trials:
         since, began = self.observer.next_offset, time.monotonic()
         scene = Scene(self._fleet, chance, chance.choice(sorted(NODES)), self._fleet.holder(self.observer.holder), [])
         writers = Writers(self._fleet, self._bus, chance)
-        time.sleep(chance.uniform(*BEFORE))
         try:
+            time.sleep(chance.uniform(*BEFORE))
             nemesis.strike(plan, scene)
             healed = time.monotonic()
             time.sleep(AFTER)
-        finally:
             told = writers.stop()
+        except BaseException:
+            writers.abandon()
+            raise
         measured = "influx" in plan
         seen = self._quiet(told, since, healed + QUIET_WITHIN, time.time() if measured else None)
         over = time.monotonic()
