@@ -155,10 +155,16 @@ class OwnRun(Struct, frozen=True, kw_only=True):
 
 
 class JobStarted(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The job's process runs. `order` and `own` are there when the agent began it by itself."""
+    """The job's process is there. `order` and `own` are there when the agent began it by itself.
+
+    `received`: when the agent took the order out of its inbox; `accepted`: when it was in the agent's journal. They are
+    left out where nobody knows them (any more).
+    """
 
     job: Id
     node: NodeId
+    received: datetime | None = None
+    accepted: datetime | None = None
     order: Order | None = None
     own: OwnRun | None = None
 
@@ -185,12 +191,16 @@ class JobOutput(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobFinished(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The job's process ended. `duration` in seconds; `result` as JSON, or `result_blob` when it is large."""
+    """The job's process ended. `duration` in seconds; `result` as JSON, or `result_blob` when it is large.
+
+    `began`: when the script was let go, left out for one that never was. It ended `duration` later.
+    """
 
     job: Id
     node: NodeId
     outcome: Outcome
     duration: Seconds
+    began: datetime | None = None
     result: Any = None
     result_blob: Sha256 | None = None
     failure: JobFailure | None = None

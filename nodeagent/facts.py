@@ -56,14 +56,22 @@ class Speaker(Struct, frozen=True):
         said = NodeDisconnected(node=self.node, boot=boot)
         return self._fact(self.event("event.node.disconnected", self.node, said, now, id=id))
 
-    def started(self, run: Run, now: datetime) -> Fact:
+    def started(
+        self, run: Run, now: datetime, received: datetime | None = None, accepted: datetime | None = None
+    ) -> Fact:
+        """`received`, `accepted`: when the order came, and when it was in the journal."""
         order = run.order if run.own else None
-        said = JobStarted(job=run.job, node=self.node, order=order, own=run.own)
+        said = JobStarted(job=run.job, node=self.node, received=received, accepted=accepted, order=order, own=run.own)
         return self._about(run, "event.job.started", said, now, cause=run.cause)
 
-    def finished(self, run: Run, end: Finished, now: datetime, cause: str | None = None) -> Fact:
-        """The end of a run, with its result and output; what is large is a blob. `cause`: the fact that ended it."""
-        said, blobs = _finished(self.node, run, end)
+    def finished(
+        self, run: Run, end: Finished, now: datetime, cause: str | None = None, began: datetime | None = None
+    ) -> Fact:
+        """The end of a run, with its result and output; what is large is a blob.
+
+        `cause`: the fact that ended it. `began`: when its script was let go, if it was.
+        """
+        said, blobs = _finished(self.node, run, end, began)
         cause = cause or run.cause or (None if run.quiet else _id(run.job, "event.job.started"))
         return self._about(run, "event.job.finished", said, now, cause=cause, blobs=blobs)
 
@@ -108,7 +116,7 @@ def _id(job: str, type: str) -> str:
     return derived_id(job, type)
 
 
-def _finished(node: str, run: Run, end: Finished) -> tuple[JobFinished, tuple[Blob, ...]]:
+def _finished(node: str, run: Run, end: Finished, began: datetime | None) -> tuple[JobFinished, tuple[Blob, ...]]:
     inline, large = _result(end.outcome)
     output, text = _output(end.output)
     unsaid = run.own is not None and run.quiet
@@ -117,6 +125,7 @@ def _finished(node: str, run: Run, end: Finished) -> tuple[JobFinished, tuple[Bl
         node=node,
         outcome=_word(end.outcome),
         duration=max(0.0, end.duration),
+        began=began,
         result=inline,
         result_blob=large.sha256 if large else None,
         failure=_failure(end.outcome),

@@ -12,6 +12,7 @@ end from being lost: the mark `done` and the fact are one write.
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
+from datetime import datetime
 from enum import Enum
 
 import structlog
@@ -58,6 +59,10 @@ class _Job(Struct):
     stage: Stage
     #: The fact that asked for its end.
     stopped_by: str | None = None
+    #: When its order came, when it was in the journal, and when its script was let go; for the facts.
+    received: datetime | None = None
+    accepted: datetime | None = None
+    began: datetime | None = None
 
 
 class Jobs:
@@ -152,7 +157,7 @@ class Jobs:
             return self._accept(run, script)
 
     def _accept(self, run: Run, script: Known) -> Future[None]:
-        self._open[run.job] = _Job(run, Stage.ACCEPTING)
+        self._open[run.job] = _Job(run, Stage.ACCEPTING, received=self._clock.now())
         written = self._journal.write(changes.accepted(run), self._keep(script))
         written.add_done_callback(lambda future: self._accepted(run, script, future))
         return written
@@ -166,7 +171,7 @@ class Jobs:
             if written.exception() is not None:
                 del self._open[run.job]
             elif job.stage is Stage.ACCEPTING:
-                job.stage = Stage.WAITING
+                job.stage, job.accepted = Stage.WAITING, self._clock.now()
                 self._submit(run, script)
 
     def begin_own(self, start: OwnStart, script: Known) -> bool:
@@ -270,7 +275,9 @@ class Jobs:
 
     def _start(self, job: _Job, started: Started) -> None:
         job.stage = Stage.STARTING
-        facts = () if job.run.quiet else (self._speaker.started(job.run, self._clock.now()),)
+        facts: tuple[Fact, ...] = ()
+        if not job.run.quiet:
+            facts = (self._speaker.started(job.run, self._clock.now(), job.received, job.accepted),)
         written = self._journal.write(changes.running(job.run, started.pgid, started.stamp), facts=facts)
         written.add_done_callback(lambda future: self._running(job, future))
 
@@ -280,7 +287,7 @@ class Jobs:
             if job.stage is not Stage.STARTING:
                 return
             if error is None:
-                job.stage = Stage.RUNNING
+                job.stage, job.began = Stage.RUNNING, self._clock.now()
                 self._pool.release(job.run.job)
             else:
                 log.error("a job is not begun", action="job.held", job=job.run.job, error=str(error))
@@ -325,7 +332,7 @@ class Jobs:
             self._telemetry.say(self._speaker.quiet_run(run, finished, now, id=new_id()))
             return ()
         cause = job.stopped_by if isinstance(finished.outcome, Cancelled) else None
-        return (self._speaker.finished(run, finished, now, cause),)
+        return (self._speaker.finished(run, finished, now, cause, job.began),)
 
     def _ended(self, job: _Job, finished: Finished, written: Future[None]) -> None:
         error = written.exception()

@@ -1,9 +1,10 @@
 """What the agent says of a run's end fits the bus and its readers, whatever the script returned, printed or raised."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from uuid import uuid4
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,3 +114,18 @@ def test_a_quiet_run_that_failed_says_everything_at_its_end() -> None:
 def test_a_run_survives_the_journal() -> None:
     run = a_run(own=OwnRun(slot="boot x"), quiet=True)
     assert decode_run(encode_run(run)) == run
+
+
+def test_the_facts_of_a_job_tell_when_it_came_was_taken_and_was_let_go() -> None:
+    run, later = a_run(), NOW + timedelta(seconds=1)
+    started = decode(encode(SPEAKER.started(run, later, received=NOW, accepted=NOW).event)).data
+    assert (started.received, started.accepted) == (NOW, NOW)
+    end = Finished(job_id=run.job, outcome=Succeeded(b"1"), duration=1.5)
+    assert decode(encode(SPEAKER.finished(run, end, later, began=NOW).event)).data.began == NOW
+
+
+def test_what_nobody_knows_of_a_jobs_time_is_left_out() -> None:
+    run = a_run()
+    end = Finished(job_id=run.job, outcome=Cancelled())
+    for fact in (SPEAKER.started(run, NOW), SPEAKER.finished(run, end, NOW)):
+        assert not {"received", "accepted", "began"} & msgspec.to_builtins(fact.event.data).keys()
