@@ -2,16 +2,16 @@
 
 `python -m benchmarks.bare_falcon PORT --pages FILE`: answers each path with what the file has for it, a JSON object of
 path and query to [content type, text].
-`python -m benchmarks.bare_falcon PORT --events RATE FRAME`: an event stream of so many frames a second, as long as it
-is watched; `{n}` and `{sent}` in the frame become its number and the time it was sent at.
+`python -m benchmarks.bare_falcon PORT --events RATE COUNT FRAME`: an event stream of `COUNT` frames, so many a second,
+after each POST; `{n}` and `{sent}` in the frame become its number and the time it was sent at.
 """
 
 import asyncio
-import itertools
 import sys
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import falcon
 import falcon.asgi
@@ -27,7 +27,8 @@ class Pages:
     def __init__(self, pages: dict[str, tuple[str, str]]) -> None:
         self._pages = {path: (kind, text.encode()) for path, (kind, text) in pages.items()}
 
-    async def __call__(self, req: Request, resp: Response, **_: str) -> None:
+    async def __call__(self, req: Request, resp: Response | None, **_: Any) -> None:
+        assert resp is not None
         kind, resp.data = self._pages.get(req.relative_uri, ("text/plain", b"no such page"))
         resp.content_type = kind
 
@@ -46,8 +47,8 @@ class Raw(SSEvent):
 class Stream:
     """Each frame is made once and put into a queue for each watcher, as the usual recipe goes."""
 
-    def __init__(self, rate: float, frame: str) -> None:
-        self._rate, self._frame = rate, frame
+    def __init__(self, rate: float, count: int, frame: str) -> None:
+        self._rate, self._count, self._frame = rate, count, frame
         self._queues: set[asyncio.Queue[Raw]] = set()
         self._going: asyncio.Task[None] | None = None
 
@@ -70,8 +71,8 @@ class Stream:
 
     async def _send(self) -> None:
         began = time.monotonic()
-        for n in itertools.count():
-            await asyncio.sleep(began + n / self._rate - time.monotonic())
+        for n in range(self._count):
+            await asyncio.sleep(max(0.0, began + n / self._rate - time.monotonic()))
             frame = self._frame.replace("{n}", str(n)).replace("{sent}", str(time.time()))
             raw = Raw(frame.encode())
             for queue in self._queues:
@@ -81,7 +82,7 @@ class Stream:
 def main(port: str, kind: str, *arguments: str) -> None:
     app: falcon.asgi.App[Request, Response] = falcon.asgi.App()
     if kind == "--events":
-        app.add_route("/events", Stream(float(arguments[0]), arguments[1]))
+        app.add_route("/events", Stream(float(arguments[0]), int(arguments[1]), arguments[2]))
     else:
         app.add_sink(Pages(msgspec.json.decode(Path(arguments[0]).read_bytes(), type=dict[str, tuple[str, str]])))
     uvicorn.run(app, port=int(port), log_config=None, access_log=False, lifespan="off")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -74,8 +75,8 @@ def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
             build_views(folder, url)
             with portal(folder, url) as one, bare(folder, "--pages", str(recorded(one, folder))) as other:
                 contestants: dict[str, Run] = {
-                    "fleetbus": lambda one=one: asked(one, seconds),
-                    GOALS[0].peer: lambda other=other: asked(other, seconds),
+                    "fleetbus": partial(asked, one, seconds),
+                    GOALS[0].peer: partial(asked, other, seconds),
                 }
                 title = f"Lists of {count:,} nodes and jobs, {RATE:.0f} requests/s, documents on {name}"
                 found.append(compare(title, contestants, UNITS, GOALS, runs, progress))

@@ -80,13 +80,12 @@ class Lists:
 
     def roles(self) -> list[str]:
         """Every role that some node holds, sorted."""
-        return sorted({role for node in self._views.live().iterate("nodes") for role in node.get("roles") or ()})
+        return self._views.live().texts("nodes", "roles")
 
     def job_states(self, where: Filter) -> dict[str, int]:
         """How many jobs are in each state; states without jobs are left out."""
-        live = self._views.live()
-        counts = {state: live.count("jobs", And(where, Eq("state", state))) for state in JOB_STATES}
-        return {state: count for state, count in counts.items() if count}
+        counts = self._views.live().tally("jobs", "state", where)
+        return {state: counts[state] for state in JOB_STATES if state in counts}
 
     def _find(self, collection: str, query: ListQuery, where: Filter) -> Listed:
         as_of = self._views.as_of()

@@ -7,12 +7,13 @@ from typing import Any
 
 from msgspec import Struct
 
+from bus.checkpoint import Checkpoint
 from portal.follower import Begin
 from portal.hub import Hub, parse_position
 from portal.offload import Offload
 from portal.past import MOMENT
 from portal.problems import Problem, bad_request, gone
-from projections.admission_store import LIVE, Unsettled, load_admission, read_checkpoint
+from projections.admission_store import LIVE, META, Unsettled, load_admission
 from projections.freshness import ViewStatus, view_status
 from projections.osis.documents import Documents, Namespace
 from projections.set_aside import Marker, read_marker, read_markers
@@ -37,11 +38,22 @@ class Position(Struct, frozen=True, kw_only=True):
     time: datetime | None = None
 
 
+class _Head(Struct, frozen=True):
+    log_time: datetime | None = None
+
+
+class _Place(Struct, frozen=True):
+    """What pages need of the checkpoint's document, which may be large (`projections.admission_store.Saved`)."""
+
+    checkpoint: Checkpoint
+    head: _Head
+
+
 def read_position(documents: Documents) -> Position:
     """Where the live views are; blocking."""
     name = documents.pointed(LIVE)
     namespace = documents.namespace(name or NONE)
-    saved = read_checkpoint(namespace) if name else None
+    saved = namespace.get_as(META, "checkpoint", _Place) if name else None
     if saved is None:
         return Position(namespace=namespace.name)
     return Position(

@@ -417,5 +417,9 @@ JOBS = Projection(
         ("retry_of",),
         ("-ended_at",),
     ),
+    scan=(
+        *("state", "script", "node", "by", "submitted_at", "started_at", "ended_at", "duration"),
+        *("batch", "retry_of", "correlation"),
+    ),
     ttl=Ttl("ended_at", retention.JOBS),
 )

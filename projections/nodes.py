@@ -141,4 +141,5 @@ NODES = Projection(
     keys=keys,
     fold=fold,
     indexes=(("state",),),
+    scan=("state", "roles", "maintenance", "connected_at", "changed_at"),
 )

@@ -69,6 +69,8 @@ class Writer:
             # one at a time, so that no other writer of the storage waits for all of them
             for index in projection.indexes if indexes else ():
                 self.namespace.declare(projection.name, indexes=[index], ttl=projection.ttl)
+            if indexes and projection.scan:
+                self.namespace.declare(projection.name, scan=projection.scan, ttl=projection.ttl)
 
     def write(self, records: Sequence[Record], log_id: str) -> None:
         """One batch of the log with this id, whole. Raises `Overtaken`, and the errors of the storage."""

@@ -19,12 +19,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from projections.osis import codec
 from projections.osis.blobs import Blobs
 from projections.osis.filters import EVERYTHING, Filter
 from projections.osis.names import check_namespace
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 #: A JSON object with a string `_id`, and perhaps an integer `_at`.
 Document = dict[str, Any]
@@ -81,13 +85,23 @@ class Namespace(ABC):
     name: str
 
     @abstractmethod
-    def declare(self, collection: str, *, indexes: Iterable[Order] = (), ttl: Ttl | None = None) -> None:
+    def declare(
+        self,
+        collection: str,
+        *,
+        indexes: Iterable[Order] = (),
+        scan: Sequence[str] = (),
+        ttl: Ttl | None = None,
+    ) -> None:
         """Create the collection with these indexes and time to live. Repeating it changes nothing.
 
-        Declare an index for each sort and filter that pages use: first the fields compared with
+        Declare an index for each sort and filter that pages use often: first the fields compared with
         `Eq`, then the sort fields. `_id` is added at the end by itself. Indexes that are no longer
-        declared stay. Every process that writes to a collection with time to live declares it: the
-        time to live acts on documents written after the declaration.
+        declared stay. `scan` names the fields by which pages filter and sort in all other ways; what no
+        index serves is then looked for in these fields alone, where reading documents would be slow.
+
+        Every process that writes to a collection with time to live declares it: the time to live acts
+        on documents written after the declaration.
         """
 
     def get(self, collection: str, document_id: str) -> Document | None:
@@ -97,6 +111,11 @@ class Namespace(ABC):
     @abstractmethod
     def get_many(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
         """Return those of the documents that exist, by id, in one round trip."""
+
+    def get_as(self, collection: str, document_id: str, shape: type[S]) -> S | None:
+        """Return a document as a msgspec Struct, or None; what the Struct does not name is not decoded."""
+        found = self.get(collection, document_id)
+        return None if found is None else msgspec.convert(found, shape)
 
     @abstractmethod
     def put_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> int:
@@ -137,6 +156,14 @@ class Namespace(ABC):
     @abstractmethod
     def count(self, collection: str, where: Filter = EVERYTHING) -> int:
         """Return how many documents the filter finds."""
+
+    @abstractmethod
+    def tally(self, collection: str, field: str, where: Filter = EVERYTHING) -> dict[str, int]:
+        """Return how many documents the filter finds for each text that the field holds, by the text."""
+
+    @abstractmethod
+    def texts(self, collection: str, field: str) -> list[str]:
+        """Return the different texts that the field holds, or its lists, sorted."""
 
     def iterate(self, collection: str, where: Filter = EVERYTHING) -> Iterator[Document]:
         """Yield documents in order of `_id`, reading some at a time. Not a snapshot."""

@@ -7,7 +7,7 @@ live (MongoDB's own index acts on dates only).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +18,10 @@ from pymongo.errors import BulkWriteError
 from projections.osis import codec
 from projections.osis.documents import Document, Documents, Namespace, Order, Page, Ttl
 from projections.osis.errors import StorageFailed
-from projections.osis.filters import EVERYTHING, Filter
+from projections.osis.filters import EVERYTHING, And, Filter, Prefix
 from projections.osis.mongo_blobs import MongoBlobs
 from projections.osis.mongo_database import MongoDatabase, Raw
-from projections.osis.mongo_query import beyond, condition, order_by
+from projections.osis.mongo_query import beyond, condition, order_by, parents
 from projections.osis.names import RESERVED, check_collection, check_namespace
 from projections.osis.query import check_limit, check_path, parse_indexes, parse_sort, read_cursor, write_cursor
 from projections.osis.ttl import SWEEP_SECONDS, expiry
@@ -69,7 +69,14 @@ class MongoNamespace(Namespace):
         self._database = documents.database
         self._run = documents.database.run
 
-    def declare(self, collection: str, *, indexes: Iterable[Order] = (), ttl: Ttl | None = None) -> None:
+    def declare(
+        self,
+        collection: str,
+        *,
+        indexes: Iterable[Order] = (),
+        scan: Sequence[str] = (),  # MongoDB reads documents as fast as the keys of an index
+        ttl: Ttl | None = None,
+    ) -> None:
         there = self._collection(collection)
         models = [IndexModel(order_by(keys)) for keys in parse_indexes(indexes)]
         self._database.create(there.name)
@@ -131,6 +138,26 @@ class MongoNamespace(Namespace):
     def count(self, collection: str, where: Filter = EVERYTHING) -> int:
         there, query = self._collection(collection), condition(where)
         return self._run(lambda: there.count_documents(query))
+
+    def tally(self, collection: str, field: str, where: Filter = EVERYTHING) -> dict[str, int]:
+        there = self._collection(collection)
+        pipeline: list[Raw] = [
+            {"$match": condition(And(where, Prefix(field, "")))},
+            {"$group": {"_id": f"${field}", "count": {"$sum": 1}}},
+        ]
+        found = self._run(lambda: there.aggregate(pipeline).to_list())
+        return {item["_id"]: item["count"] for item in found}
+
+    def texts(self, collection: str, field: str) -> list[str]:
+        there = self._collection(collection)
+        guards = [{parent: {"$not": {"$type": "array"}}} for parent in parents(field)]
+        pipeline: list[Raw] = [
+            {"$match": {"$and": guards} if guards else {}},
+            {"$unwind": f"${check_path(field)}"},
+            {"$group": {"_id": f"${field}"}},
+        ]
+        found = self._run(lambda: there.aggregate(pipeline).to_list())
+        return sorted(item["_id"] for item in found if isinstance(item["_id"], str))
 
     def sweep(self, collection: str) -> int:
         there = self._collection(collection)

@@ -75,19 +75,20 @@ def _steps(key: Key, value: Scalar) -> list[Query]:
 
 
 def _of_scalar(field: str, test: Query) -> Query:
-    guards = [{parent: {"$not": _LIST}} for parent in _parents(field)]
+    guards = [{parent: {"$not": _LIST}} for parent in parents(field)]
     query = {field: test | {"$not": _LIST}}
     return {"$and": [query, *guards]} if guards else query
 
 
-def _parents(field: str) -> list[str]:
+def parents(field: str) -> list[str]:
+    """Return the paths of the objects on the way to the field."""
     names = check_path(field).split(".")
     return [".".join(names[:n]) for n in range(1, len(names))]
 
 
 def _null(field: str) -> Query:
     query = {field: {"$eq": None, "$not": _LIST}}
-    behind_lists = [{parent: _LIST} for parent in _parents(field)]
+    behind_lists = [{parent: _LIST} for parent in parents(field)]
     return {"$or": [query, *behind_lists]} if behind_lists else query
 
 
@@ -123,7 +124,7 @@ def _contains(where: Contains) -> Query:
 
 
 def _has(where: Has) -> Query:
-    guards = [{parent: {"$not": _LIST}} for parent in _parents(where.field)]
+    guards = [{parent: {"$not": _LIST}} for parent in parents(where.field)]
     return {"$and": [{where.field: {"$elemMatch": {"$eq": check_scalar(where.value)}}}, *guards]}
 
 

@@ -1,6 +1,7 @@
 """Whatever the documents, the filter and the sort: every adapter answers like the reference."""
 
 import uuid
+from collections import Counter
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +24,7 @@ from projections.osis.filters import (
     Or,
     Prefix,
 )
-from tests.contract.documents_reference import select
+from tests.contract.documents_reference import at, select
 
 #: Characters that mean something to SQL, JSON, LIKE, GLOB, regular expressions or MongoDB.
 NASTY = "aAbzÉéßñ\"'\\%_*?[](){}^$.|+-,:;/#~\n\t \x01\x7f\u2028\ue000\uffff\U0001f600\U0010ffff"
@@ -53,7 +54,8 @@ documents_lists = st.lists(
     max_size=12,
 ).map(lambda bodies: [{"_id": f"{n:02}", **body} for n, body in enumerate(bodies)])
 
-fields = st.sampled_from(["a", "b", "n.x", "n", "any", "any.x", "list", "list.x", "missing"])
+SCAN = ["a", "b", "n.x", "n", "any", "any.x", "list", "list.x", "missing"]
+fields = st.sampled_from(SCAN)
 leaves = st.one_of(
     st.builds(Eq, fields, scalars),
     st.builds(In, fields, st.lists(scalars, max_size=3).map(tuple)),
@@ -90,13 +92,26 @@ relaxed = settings(
 
 
 @relaxed
-@given(bodies=documents_lists, where=filters, sort=sorts, limit=st.integers(1, 5), indexed=st.booleans())
+@given(
+    bodies=documents_lists,
+    where=filters,
+    sort=sorts,
+    limit=st.integers(1, 5),
+    indexed=st.booleans(),
+    scan=st.sampled_from([[], ["a", "b"], SCAN]),
+)
 def test_pages_put_together_are_what_the_reference_selects(
-    documents: Documents, bodies: list[dict[str, Any]], where: Filter, sort: list[str], limit: int, indexed: bool
+    documents: Documents,
+    bodies: list[dict[str, Any]],
+    where: Filter,
+    sort: list[str],
+    limit: int,
+    indexed: bool,
+    scan: list[str],
 ) -> None:
     namespace = documents.namespace(f"h-{uuid.uuid4().hex[:12]}")
-    if indexed:
-        namespace.declare("docs", indexes=[sort])
+    if indexed or scan:
+        namespace.declare("docs", indexes=[sort] if indexed else [], scan=scan)
     namespace.put_many("docs", bodies)
     expected = select(bodies, where, sort)
     found: list[dict[str, Any]] = []
@@ -111,6 +126,35 @@ def test_pages_put_together_are_what_the_reference_selects(
         assert len(page.items) == limit
     documents.drop_namespace(namespace.name)
     assert found == expected
+
+
+@relaxed
+@given(bodies=documents_lists, field=fields, scan=st.booleans())
+def test_the_texts_of_a_field_are_those_of_the_reference(
+    documents: Documents, bodies: list[dict[str, Any]], field: str, scan: bool
+) -> None:
+    namespace = documents.namespace(f"h-{uuid.uuid4().hex[:12]}")
+    if scan:
+        namespace.declare("docs", scan=[field])
+    namespace.put_many("docs", bodies)
+    held = [at(body, field) for body in bodies]
+    items = [item for one in held for item in (one if isinstance(one, list) else [one])]
+    assert namespace.texts("docs", field) == sorted({item for item in items if isinstance(item, str)})
+    documents.drop_namespace(namespace.name)
+
+
+@relaxed
+@given(bodies=documents_lists, where=filters, field=fields, scan=st.booleans())
+def test_a_tally_counts_what_the_reference_selects(
+    documents: Documents, bodies: list[dict[str, Any]], where: Filter, field: str, scan: bool
+) -> None:
+    namespace = documents.namespace(f"h-{uuid.uuid4().hex[:12]}")
+    if scan:
+        namespace.declare("docs", scan=SCAN)
+    namespace.put_many("docs", bodies)
+    held = [at(body, field) for body in select(bodies, where)]
+    assert namespace.tally("docs", field, where) == Counter(one for one in held if isinstance(one, str))
+    documents.drop_namespace(namespace.name)
 
 
 @relaxed

@@ -13,8 +13,9 @@ import pytest
 
 from projections.osis import sqlite_database
 from projections.osis.errors import BadUrl, StorageFailed, Unreachable
-from projections.osis.filters import And, Eq, Exists, Filter, Gte, In, Prefix
+from projections.osis.filters import And, Eq, Exists, Filter, Gte, Has, In, Prefix
 from projections.osis.open import open_documents
+from projections.osis.query import parse_sort
 from projections.osis.sqlite_documents import SqliteDocuments, _Table
 
 
@@ -49,9 +50,9 @@ def reads(big: SqliteDocuments, monkeypatch: pytest.MonkeyPatch) -> list[Read]:
     """What is read, as it is prepared: with literals for parameters SQLite may find better plans."""
     table, seen = big.table("live", "jobs"), list[Read]()
 
-    def read(sql: str, parameters: list[Any]) -> list[Any]:
-        seen.append((sql.format(table='"live.jobs"'), parameters))
-        return _Table.read(table, sql, parameters)
+    def read(sql: str, parameters: list[Any], **parts: str) -> list[Any]:
+        seen.append((table.spell(sql, **parts), parameters))
+        return _Table.read(table, sql, parameters, **parts)
 
     monkeypatch.setattr(table, "read", read)
     return seen
@@ -93,6 +94,58 @@ def test_pages_of_a_big_collection_are_found_by_index_alone(
         assert "TEMP B-TREE" not in found, found
     if after is not None or where != And():
         assert "SEARCH" in find, find
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteDocuments]:
+    """2,000 jobs, whose `scan` another process made."""
+    path = tmp_path_factory.mktemp("osis") / "views.db"
+    for documents in (SqliteDocuments(path), SqliteDocuments(path)):
+        views = documents.namespace("live")
+        if not views.collections():
+            views.declare(
+                "jobs", indexes=[("node", "created"), ("state", "created")], scan=["state", "node", "by", "tags"]
+            )
+            jobs = [
+                {"_id": f"j{n:04}", "node": f"n{n % 40}", "state": "new", "by": "me", "tags": ["a"]}
+                for n in range(2000)
+            ]
+            views.put_many("jobs", jobs)
+            documents.close()
+    yield documents
+    documents.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "sort", "columns"),
+    [
+        (Eq("by", "me"), ["node"], True),
+        (And(), ["-by"], True),
+        (And(Eq("state", "new"), Has("tags", "a")), ["_id"], True),
+        (Eq("state", "new"), ["-by"], True),
+        (Eq("state", "new"), ["created"], False),
+        (And(), [], False),
+        (Eq("node", "n7"), ["-by"], False),
+        (Eq("by", "me"), ["other"], False),
+    ],
+    ids=repr,
+)
+def test_what_no_index_serves_is_looked_for_in_columns(
+    scanned: SqliteDocuments, where: Filter, sort: list[str], columns: bool
+) -> None:
+    table = scanned.table("live", "jobs")
+    assert table.is_read_by_columns(where, parse_sort(sort)) is columns
+
+
+def test_columns_follow_what_is_declared(tmp_path: Path) -> None:
+    documents = SqliteDocuments(tmp_path / "views.db")
+    views = documents.namespace("live")
+    views.put_many("jobs", [{"_id": "j", "a": 1, "b": {"c": "x"}}])
+    for scan in (["a"], ["a", "b.c"], ["b.c"]):
+        views.declare("jobs", scan=scan)
+        assert documents.table("live", "jobs").indexes().scan == set(scan)
+        assert views.count("jobs", Eq("b.c", "x")) == 1
+    documents.close()
 
 
 def test_an_order_without_index_still_gives_the_right_page(big: SqliteDocuments) -> None:
