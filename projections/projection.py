@@ -57,6 +57,9 @@ class Projection(Struct, frozen=True, kw_only=True):
     keys: Callable[[Event], Iterable[str]]
     fold: Callable[[Document | None, Event, int], Document | None]
     indexes: tuple[Index, ...] = ()
+    #: Fields by which lists filter and sort in ways that no index serves (`osis.documents`). It needs no new `version`:
+    #: what is missing is made when a runner starts.
+    scan: tuple[str, ...] = ()
     ttl: Ttl | None = None
 
 
@@ -68,6 +71,9 @@ class EntryProjection(Struct, frozen=True, kw_only=True):
     keys: Callable[[Entry], Iterable[str]]
     fold: Callable[[Document | None, Entry], Document | None]
     indexes: tuple[Index, ...] = ()
+    #: Fields by which lists filter and sort in ways that no index serves (`osis.documents`). It needs no new `version`:
+    #: what is missing is made when a runner starts.
+    scan: tuple[str, ...] = ()
     ttl: Ttl | None = None
 
 
