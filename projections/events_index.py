@@ -9,7 +9,6 @@ import codecs
 from collections.abc import Iterable
 
 from bus.admission import Admitted, Bad, Duplicate, Verdict, Void
-from events.envelope import Event
 from projections import retention
 from projections.osis.documents import Document, Ttl
 from projections.projection import Entry, EntryProjection, moment, optional_moment
@@ -35,39 +34,36 @@ _NO_EVENT: Document = {
 
 
 def keys(entry: Entry) -> Iterable[str]:
-    match entry.verdict:
-        case Admitted(event=event):
-            return (event.id,)
-        case verdict:
-            return (f"{_PREFIX[type(verdict)]}-{entry.offset}",)
+    verdict = entry.verdict
+    if isinstance(verdict, Admitted):
+        return (verdict.event.id,)
+    return (f"{_PREFIX[type(verdict)]}-{entry.offset}",)
 
 
 def fold(document: Document | None, entry: Entry) -> Document | None:
     if document is not None:
         return _again(document, entry)
-    verdict = entry.verdict
+    record, verdict = entry.record, entry.verdict
     logged_at = optional_moment(entry.log_time)
-    about = _excerpt(entry, logged_at) if isinstance(verdict, Bad) else _about(verdict.event)
-    return {
-        "offset": entry.offset,
+    found = {
+        "offset": record.offset,
         "verdict": _WORD[type(verdict)],
         "reason": verdict.reason[:MAX_TEXT] if isinstance(verdict, Bad | Void) else "",
-        "user": entry.record.user,
-        "key": entry.record.key[:MAX_TEXT],
+        "user": record.user,
+        "key": record.key[:MAX_TEXT],
         "logged_at": logged_at,
-        **about,
     }
-
-
-def _about(event: Event) -> Document:
-    return {
-        "type": event.type,
-        "subject": event.subject,
-        "actor": event.actor,
-        "time": moment(event.time),
-        "correlation": event.correlationid,
-        "causation": event.causationid,
-    }
+    if isinstance(verdict, Bad):
+        found.update(_excerpt(entry, logged_at))
+        return found
+    event = verdict.event
+    found["type"] = event.type
+    found["subject"] = event.subject
+    found["actor"] = event.actor
+    found["time"] = moment(event.time)
+    found["correlation"] = event.correlationid
+    found["causation"] = event.causationid
+    return found
 
 
 def _excerpt(entry: Entry, logged_at: str | None) -> Document:

@@ -7,14 +7,13 @@ A document whose fold raises is *set aside* at that offset: it stays as the reco
 it from there on leaves it alone. So it is never half right, and a replay by mended code makes it whole.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from bus.admission import Admitted, Bad
+from events.envelope import Event
 from projections.osis.documents import Document
 from projections.projection import AnyProjection, Entry, EntryProjection, Projection
 
@@ -22,6 +21,8 @@ from projections.projection import AnyProjection, Entry, EntryProjection, Projec
 Said = list[tuple[Any, int]]
 #: The same for each document.
 Steps = dict[str, Said]
+#: `fold` of either kind of projection.
+_Step = Callable[[Document | None, Any, int], Document | None]
 
 
 class Trouble(Struct, frozen=True, kw_only=True):
@@ -64,34 +65,40 @@ class Dispatch:
     def plan(self, entries: Iterable[Entry]) -> Plan:
         """Which documents the entries are about, in log order for each document."""
         plan = Plan({projection.name: {} for projection in self.projections}, [])
+        of_type = {
+            type: [(one, plan.steps[one.name]) for one in projections] for type, projections in self._of_type.items()
+        }
+        of_entries = [(one, plan.steps[one.name]) for one in self._of_entries]
         for entry in entries:
-            for of_entries in self._of_entries:
-                self._plan_entry(plan, of_entries, entry)
-            if isinstance(entry.verdict, Admitted):
-                for projection in self._of_type.get(entry.verdict.event.type, ()):
-                    self._plan_event(plan, projection, entry, entry.verdict)
+            for about_entries, steps in of_entries:
+                _plan_entry(plan, steps, about_entries, entry)
+            verdict = entry.verdict
+            if isinstance(verdict, Admitted):
+                for projection, steps in of_type.get(verdict.event.type, ()):
+                    _plan_event(plan, steps, projection, entry.record.offset, verdict.event)
         return plan
 
-    def _plan_entry(self, plan: Plan, projection: EntryProjection, entry: Entry) -> None:
-        try:
-            found = [(key, entry) for key in projection.keys(entry)]
-        except Exception as error:  # noqa: BLE001  # one projection's fault must not stop the others
-            plan.troubles.append(trouble_of(projection, "", entry.offset, entry, error))
-            return
-        _add(plan.steps[projection.name], found, entry.offset)
 
-    def _plan_event(self, plan: Plan, projection: Projection, entry: Entry, verdict: Admitted) -> None:
-        event = verdict.event
-        try:
-            parts = (event,) if projection.split is None else projection.split(event)
-            found = [(key, part) for part in parts for key in projection.keys(part)]
-        except Exception as error:  # noqa: BLE001  # as above
-            plan.troubles.append(trouble_of(projection, "", entry.offset, event, error))
-            return
-        _add(plan.steps[projection.name], found, entry.offset)
+def _plan_entry(plan: Plan, steps: Steps, projection: EntryProjection, entry: Entry) -> None:
+    offset = entry.record.offset
+    try:
+        keys = tuple(projection.keys(entry))
+    except Exception as error:  # noqa: BLE001  # one projection's fault must not stop the others
+        plan.troubles.append(trouble_of(projection, "", offset, entry, error))
+        return
+    for key in keys:
+        steps.setdefault(key, []).append((entry, offset))
 
 
-def _add(steps: Steps, found: Iterable[tuple[str, Any]], offset: int) -> None:
+def _plan_event(plan: Plan, steps: Steps, projection: Projection, offset: int, event: Event) -> None:
+    try:
+        if projection.split is None:
+            found = [(key, event) for key in projection.keys(event)]
+        else:
+            found = [(key, part) for part in projection.split(event) for key in projection.keys(part)]
+    except Exception as error:  # noqa: BLE001  # as above
+        plan.troubles.append(trouble_of(projection, "", offset, event, error))
+        return
     for key, what in found:
         steps.setdefault(key, []).append((what, offset))
 
@@ -103,7 +110,7 @@ def fold(
 
     `aside`: the documents that are set aside, and from which offset on.
     """
-    folded, aside = Folded([], [], []), aside or {}
+    folded, aside, step = Folded([], [], []), aside or {}, _step_of(projection)
     for key, said in steps.items():
         before = document = stored.get(key)
         reflected, since = -1 if before is None else before["_at"], aside.get(key)
@@ -114,7 +121,7 @@ def fold(
                 folded.left_alone += 1
                 continue
             try:
-                document = _after(projection, document, parts, key, offset)
+                document = _after(step, document, parts, key, offset)
             except Exception as error:  # noqa: BLE001  # this document's fault must not stop the others
                 folded.troubles.append(trouble_of(projection, key, offset, parts[0], error))
                 since = offset
@@ -125,27 +132,34 @@ def fold(
     return folded
 
 
-def _by_record(said: Said) -> Iterator[tuple[int, list[Any]]]:
+def _by_record(said: Said) -> list[tuple[int, list[Any]]]:
     """The steps of each record together: a document reflects the whole of it, or nothing."""
-    for offset, steps in groupby(said, key=itemgetter(1)):
-        yield offset, [what for what, _ in steps]
+    found: list[tuple[int, list[Any]]] = []
+    last = -1
+    for what, offset in said:
+        if offset == last:
+            found[-1][1].append(what)
+        else:
+            found.append((offset, [what]))
+            last = offset
+    return found
 
 
-def _after(
-    projection: AnyProjection, document: Document | None, parts: Iterable[Any], key: str, offset: int
-) -> Document | None:
+def _after(step: _Step, document: Document | None, parts: Iterable[Any], key: str, offset: int) -> Document | None:
     for what in parts:
-        after = _step(projection, document, what, offset)
+        after = step(document, what, offset)
         if after is not None and after is not document:
-            after["_id"], after["_at"] = key, offset
+            after["_id"] = key
+            after["_at"] = offset
         document = after
     return document
 
 
-def _step(projection: AnyProjection, document: Document | None, what: Any, offset: int) -> Document | None:
+def _step_of(projection: AnyProjection) -> _Step:
     if isinstance(projection, Projection):
-        return projection.fold(document, what, offset)
-    return projection.fold(document, what)
+        return projection.fold
+    of_entry = projection.fold
+    return lambda document, entry, _: of_entry(document, entry)
 
 
 def trouble_of(projection: AnyProjection, key: str, offset: int, what: Any, error: Exception) -> Trouble:

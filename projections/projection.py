@@ -6,7 +6,6 @@ folds: it reads documents, skips what they reflect already (`_at`), sets `_id` a
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -80,17 +79,17 @@ class EntryProjection(Struct, frozen=True, kw_only=True):
 AnyProjection = Projection | EntryProjection
 
 
-@lru_cache(maxsize=1024)
 def moment(time: datetime) -> str:
     """RFC 3339 in UTC, always with microseconds, so that texts sort as the moments do.
 
     What UTC cannot say (the first and last hours of the calendar, elsewhere) becomes the nearest that it can.
     """
-    try:
-        text = _encoder.encode(time.astimezone(UTC))[1:-1].decode()
-    except OverflowError:
-        return moment(_FIRST if time.year == 1 else _LAST)
-    return text if time.microsecond else f"{text[:-1]}.000000Z"
+    if time.tzinfo is not UTC:
+        try:
+            time = time.astimezone(UTC)
+        except OverflowError:
+            time = _FIRST if time.year == 1 else _LAST
+    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def optional_moment(time: datetime | None) -> str | None:

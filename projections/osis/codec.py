@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from projections.osis.errors import BadDocument
 
@@ -23,11 +23,11 @@ MAX_BYTES = 12_000_000
 #: Digits as zeros, so that a run of 19 (a number that may not fit 64 bits) is found by a plain search.
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _INT64 = range(-(2**63), 2**63)
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(Struct, frozen=True, gc=False):
     """A document ready to be written. `at` is its `_at`, if it has one; `source` is as it was given."""
 
     id: str
@@ -61,11 +61,13 @@ def encode_many(documents: Iterable[Mapping[str, Any]]) -> tuple[list[Encoded], 
     lost = 0
     for document in documents:
         new = encode(document)
-        old = winners.get(new.id)
-        if old is None or not is_stale(new.at, old.at):
-            winners[new.id] = new
-        else:
+        old = winners.setdefault(new.id, new)
+        if old is new:
+            continue
+        if is_stale(new.at, old.at):
             lost += 1
+        else:
+            winners[new.id] = new
     return list(winners.values()), lost
 
 
@@ -128,8 +130,21 @@ def _is_suspect(raw: bytes) -> bool:
     return (
         (b"\\" in raw and b"\\u0000" in raw)
         or _LONG_NUMBER in raw.translate(_DIGITS)
-        or raw.count(b"{") + raw.count(b"[") > DEPTH
+        or (raw.count(b"{") + raw.count(b"[") > DEPTH and _may_be_deep(raw))
     )
+
+
+def _may_be_deep(raw: bytes) -> bool:
+    """Peel pairs of brackets, the innermost first; what is left after as many rounds as levels are kept is too deep,
+    or is in a text.
+    """
+    brackets = raw.translate(None, _NO_BRACKETS)
+    for _ in range(DEPTH):
+        peeled = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if peeled == brackets:
+            break
+        brackets = peeled
+    return brackets != b""
 
 
 def _as_float(value: int) -> float | None:

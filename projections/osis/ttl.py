@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from projections.osis.documents import Ttl
@@ -20,10 +21,17 @@ def expiry(ttl: Ttl | None, document: Mapping[str, Any]) -> float | None:
     """Return when the document goes, in seconds since 1970; None if never."""
     if ttl is None:
         return None
-    moment = _seconds(value_at(document, ttl.field))
+    value = document.get(ttl.field) if "." not in ttl.field else value_at(document, ttl.field)
+    moment = None if value is None else _seconds_of_text(value) if type(value) is str else _seconds(value)
     if moment is None or not 0 <= moment + ttl.seconds < _FAR:
         return None
     return moment + ttl.seconds
+
+
+@lru_cache(maxsize=4_096)
+def _seconds_of_text(text: str) -> float | None:
+    # many documents of one batch hold the same log time
+    return _seconds(text)
 
 
 def _seconds(value: Any) -> float | None:
