@@ -78,6 +78,8 @@ class Header(Struct, frozen=True, kw_only=True, omit_defaults=True):
     enable: bool = True
     #: How often a failed job is run again, each time as a new job.
     retries: int = 0
+    #: True: its process may be kept for its next job on the node, with what it imported.
+    keep_process: bool = False
     #: What the owner of a node must have allowed its agent before this script may run there (`shell`).
     requires: tuple[str, ...] = ()
     params: tuple[Param, ...] = ()

@@ -196,5 +196,6 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "log": _flag,
     "enable": _flag,
     "retries": _whole(0, _MAX_RETRIES),
+    "keep_process": _flag,
     "requires": _requires,
 }

@@ -1,6 +1,7 @@
 """The inside of a job's process: forked from a warm worker, it runs one script once and is gone.
 
 Since every job has a process of its own, no job sees what another left behind: modules, variables, threads, handlers.
+Only a script that says `keep_process` gets the process of its last run again, if that is fit for it (`leftovers`).
 It is given its job through one pipe (`Assignment`) and tells of itself through another (`Report`), in frames.
 """
 
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import Struct
 
+from nodeagent.leftovers import Ground
 from nodeagent.outcome import MAX_ERROR, MAX_TRACEBACK, shortened
 from nodeagent.processes import JOB_MARK, WORKER_MARK, die_with_parent
 from nodeagent.tracebacks import of_exception
@@ -51,7 +53,10 @@ class Masks(Struct, frozen=True, tag=True):
 
 
 class Returned(Struct, frozen=True, tag=True):
+    """`kept`: the process is fit for another job of this script, and waits for it."""
+
     result: bytes
+    kept: bool = False
 
 
 class Raised(Struct, frozen=True, tag=True):
@@ -69,13 +74,14 @@ Report = Masks | Returned | Raised | Interrupted
 class Assignment(Struct, frozen=True):
     """What a waiting process is given through its gate: a job, and its script as compiled by the worker.
 
-    `secrets` names the parameters that are references to secrets.
+    `secrets` names the parameters that are references to secrets. `keep`: the process may be kept after it.
     """
 
     work: Work
     filename: str
     code: bytes
     secrets: tuple[str, ...]
+    keep: bool = False
 
 
 class Pipes(Struct, frozen=True):
@@ -108,14 +114,28 @@ def run_job(pipes: Pipes, directory: Path, worker: int) -> NoReturn:
     try:
         _settle(pipes, directory, worker)
         job = _read_assignment(pipes.gate)
-        _take_job(job)
-        if os.read(pipes.gate, 1):
-            report = _run(job, pipes.report)
-            if os.getpid() == me:  # not a process that the script forked and that came back here
-                _send(pipes.report, report)
+        ground = Ground(directory) if job.keep else None
+        while _serve(job, pipes, ground, me):
+            job = _read_assignment(pipes.gate)
     except BaseException:  # noqa: BLE001  # nothing may unwind from here into the worker's loop
         os._exit(EXIT_UNSETTLED)
     os._exit(0)
+
+
+def _serve(job: Assignment, pipes: Pipes, ground: Ground | None, me: int) -> bool:
+    """One job, once it is let through. Whether this process waits for the next one."""
+    _take_job(job)
+    if not os.read(pipes.gate, 1):
+        return False
+    report = _run(job, pipes.report)
+    if os.getpid() != me:  # a process that the script forked and that came back here
+        return False
+    if isinstance(report, Returned) and ground is not None and not job.secrets and ground.restored(job.filename):
+        _send(pipes.report, Returned(report.result, kept=True))
+        signal.signal(signal.SIGTERM, _on_term)
+        return True
+    _send(pipes.report, report)
+    return False
 
 
 def write_frame(pipe: int, body: bytes) -> None:

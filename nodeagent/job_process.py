@@ -29,10 +29,10 @@ from nodeagent.child import (
     run_job,
     write_frame,
 )
-from nodeagent.messages import Begin, Ended, StopReason
+from nodeagent.messages import Begin, Ended, Kept, StopReason
 from nodeagent.outcome import Cancelled, Failed, Outcome, Succeeded, TimedOut
 from nodeagent.output import STDERR, STDOUT, OutputReader
-from nodeagent.processes import kill_children, stamp
+from nodeagent.processes import children, kill_children, stamp
 from nodeagent.script import Script
 
 #: Bytes read from a pipe at a time: what a pipe of Linux holds.
@@ -54,6 +54,7 @@ class Phase(Enum):
     """Of a job's process. It may end in any of them, and is OVER then.
 
     SPARE (no job yet) → GATED (it has one, and waits) → RUNNING → STOPPING (SIGTERM was sent) → KILLED (SIGKILL).
+    RUNNING → RETURNED (the script has, and the process may be kept) → SPARE.
     """
 
     SPARE = 1
@@ -62,6 +63,7 @@ class Phase(Enum):
     STOPPING = 4
     KILLED = 5
     OVER = 6
+    RETURNED = 7
 
 
 class JobProcess:
@@ -76,15 +78,21 @@ class JobProcess:
         self.deadline = float("inf")
         #: False after `finish` when something of the job could not be killed.
         self.is_clean = True
+        #: The script that it has run, and may run again; None when it may run any.
+        self.kept_for: Script | None = None
         self._directory, self._print = directory, print_lines
+        self._closed: set[int] = set()
+        self._status: int | None = None
+        self._reset()
+        self._fork()
+
+    def _reset(self) -> None:
+        """Nothing is known of a job."""
         self._output = OutputReader()
         self._reports = _ReportReader()
         self._where = b""
-        self._closed: set[int] = set()
         self._why: Why | None = None
-        self._status: int | None = None
         self._began = 0.0
-        self._fork()
 
     # ------------------------------------------------------------------------ life
 
@@ -115,9 +123,14 @@ class JobProcess:
         self.stamp = stamp(self.pid) or ""
         self.handle = os.pidfd_open(self.pid)
 
+    def fits(self, script: Script) -> bool:
+        """Whether it may run this script."""
+        return self.kept_for is None or self.kept_for is script
+
     def assign(self, begin: Begin, script: Script) -> None:
         """Give it a job, which it does not begin yet. Raises BrokenPipeError when the process is gone."""
-        assignment = Assignment(begin.work, script.filename, script.code, script.secrets(begin.work.params))
+        secrets = script.secrets(begin.work.params)
+        assignment = Assignment(begin.work, script.filename, script.code, secrets, script.header.keep_process)
         write_frame(self._gate, msgspec.msgpack.encode(assignment))
         self._begin, self._script = begin, script
         self.phase = Phase.GATED
@@ -141,6 +154,9 @@ class JobProcess:
         if self.phase not in {Phase.GATED, Phase.RUNNING} or self._reports.verdict:
             return
         self._why = why
+        if self.phase is Phase.GATED:  # nothing of the script runs, so nothing can be asked to end
+            self.kill()
+            return
         self.phase = Phase.STOPPING
         self.deadline = time.monotonic() + self._begin.grace
         self._signal(os.kill, WHERE_SIGNAL)
@@ -173,17 +189,32 @@ class JobProcess:
 
     @property
     def is_over(self) -> bool:
-        return self.phase is Phase.OVER
+        return self.phase in {Phase.OVER, Phase.RETURNED}
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether it waits for a job."""
+        return self.phase is Phase.SPARE
 
     def finish(self) -> Ended:
-        """Clear away what the job left running, read what is left in its pipes, and pronounce the verdict."""
-        self.is_clean = kill_children(_KILL_DEADLINE)
+        """Clear away what the job left running, read what is left in its pipes, and pronounce the verdict.
+
+        Afterwards the process is gone, or SPARE once more and kept for its script.
+        """
+        keep = self.phase is Phase.RETURNED and children() == [self.pid]
+        self.is_clean = keep or kill_children(_KILL_DEADLINE)
         duration = time.monotonic() - self._began if self._began else 0.0
         self.read(outputs=True)
         self._emit(self._output.finish())
-        self.discard()
+        if not keep:
+            self.discard()
         outcome = self._verdict() if self.is_clean else Failed("a process of the job hangs in the kernel, unkillable")
-        return Ended(job_id=self.job_id, outcome=outcome, duration=duration, output=self._output.kept())
+        kept = Kept(self.pid, self.stamp) if keep else None
+        ended = Ended(job_id=self.job_id, outcome=outcome, duration=duration, output=self._output.kept(), kept=kept)
+        if keep:
+            self.phase, self.deadline, self.kept_for = Phase.SPARE, float("inf"), self._script
+            self._reset()
+        return ended
 
     def discard(self) -> None:
         """Let go of everything that belongs to the process; one that has no job ends by that."""
@@ -205,6 +236,7 @@ class JobProcess:
         """Read what the job says of itself, with `outputs` also what it prints: a chunk of each, all at the end."""
         # reports first: they say what is to be masked in the lines behind them
         self._drain(self._report, self._reports.feed)
+        self._note_return()
         self._drain(self._where_end, self._note_where)
         self._output.masks = self._reports.masks
         if outputs:
@@ -221,8 +253,17 @@ class JobProcess:
                 take(data)
             else:
                 self._closed.add(end)
-            if self.phase is not Phase.OVER:
+            if not self.is_over:
                 return
+
+    def _note_return(self) -> None:
+        """A job that was stopped has lost its process, even when it returned at the same moment."""
+        verdict = self._reports.verdict
+        if isinstance(verdict, Returned) and verdict.kept:
+            if self.phase is Phase.RUNNING:
+                self.phase = Phase.RETURNED
+            elif self.phase is Phase.STOPPING:
+                self.kill()
 
     def _note_where(self, data: bytes) -> None:
         self._where = (self._where + data)[:_MAX_WHERE]

@@ -15,11 +15,15 @@ StopReason = Literal["cancelled", "agent_stops"]
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """Make a process for this job and wait. Seconds: `limit` to run, `grace` between SIGTERM and SIGKILL."""
+    """Make a process for this job and wait. Seconds: `limit` to run, `grace` between SIGTERM and SIGKILL.
+
+    `kept`: do not wait, run it in the process that you keep for its script, and in no other.
+    """
 
     work: Work
     limit: float
     grace: float
+    kept: bool = False
 
 
 class Go(Struct, frozen=True, tag=True):
@@ -33,6 +37,10 @@ class Stop(Struct, frozen=True, tag=True):
 
     job_id: str
     reason: StopReason
+
+
+class Drop(Struct, frozen=True, tag=True):
+    """Keep no process for a script any more. Sent only to a worker without a job."""
 
 
 class Quit(Struct, frozen=True, tag=True):
@@ -59,17 +67,25 @@ class Printed(Struct, frozen=True, tag=True):
     head: bool
 
 
+class Kept(Struct, frozen=True):
+    """A process that waits for the next job of the script that it ran."""
+
+    pgid: int
+    stamp: str
+
+
 class Ended(Struct, frozen=True, tag=True, kw_only=True):
-    """The job's process, and whatever it started, is gone."""
+    """The job's process, and whatever it started, is gone; or `kept` for the next job of its script."""
 
     job_id: str
     outcome: Outcome
     duration: float = 0.0
     #: Without the head, which the pool has.
     output: Output = Output()
+    kept: Kept | None = None
 
 
-ToWorker = Begin | Go | Stop | Quit
+ToWorker = Begin | Go | Stop | Drop | Quit
 ToPool = Hello | Made | Printed | Ended
 
 _encoder = msgspec.msgpack.Encoder()

@@ -23,7 +23,20 @@ import zmq
 
 from events.telemetry import Line
 from nodeagent.job_process import JobProcess
-from nodeagent.messages import Begin, Ended, Go, Hello, Made, Printed, Quit, Stop, ToPool, decode_for_worker, encode
+from nodeagent.messages import (
+    Begin,
+    Drop,
+    Ended,
+    Go,
+    Hello,
+    Made,
+    Printed,
+    Quit,
+    Stop,
+    ToPool,
+    decode_for_worker,
+    encode,
+)
 from nodeagent.outcome import Failed
 from nodeagent.processes import adopt_orphans, kill_children
 from nodeagent.script import Script, prepare
@@ -105,6 +118,8 @@ class Worker:
                     case Stop(job_id=job_id, reason=reason):
                         if job := self._current(job_id):
                             job.stop(reason)
+                    case Drop():
+                        self._drop()
                     case Quit():
                         self._quit = True
 
@@ -124,25 +139,51 @@ class Worker:
 
     def _start(self, begin: Begin, script: Script) -> None:
         try:
-            job = self._assigned(begin, script)
+            job = self._kept(begin, script) if begin.kept else self._assigned(begin, script)
         except OSError as error:
             outcome = Failed(f"the node cannot make a process for the job: {error}")
             self._say(Ended(job_id=begin.work.job_id, outcome=outcome))
+            return
+        if job is None:
+            # another process is not the one that the agent has noted down as this job's
+            outcome = Failed("the process kept for this script was killed before the job began")
+            self._say(Ended(job_id=begin.work.job_id, outcome=outcome))
+            return
+        self._job = job
+        if begin.kept:
+            job.go()
         else:
-            self._job = job
             self._say(Made(job.job_id, job.pid, job.stamp))
 
-    def _assigned(self, begin: Begin, script: Script) -> JobProcess:
-        """A process that has the job: the spare one, or if somebody killed that, a new one."""
-        if spare := self._take_spare():
-            try:
+    def _kept(self, begin: Begin, script: Script) -> JobProcess | None:
+        """The process kept for the script, with the job. None when it is gone."""
+        spare = self._take_spare()
+        if spare and spare.kept_for is script:
+            with contextlib.suppress(BrokenPipeError):
                 spare.assign(begin, script)
                 return spare
-            except BrokenPipeError:
-                spare.discard()
+        if spare:
+            spare.discard()
+        self._make_spare()
+        return None
+
+    def _assigned(self, begin: Begin, script: Script) -> JobProcess:
+        """A process that has the job: the spare one, or if that is another script's or killed, a new one."""
+        if spare := self._take_spare():
+            if spare.fits(script):
+                with contextlib.suppress(BrokenPipeError):
+                    spare.assign(begin, script)
+                    return spare
+            spare.discard()
         job = self._fork()
         job.assign(begin, script)
         return job
+
+    def _drop(self) -> None:
+        """Back to a process that may run any script."""
+        if spare := self._take_spare():
+            spare.discard()
+        self._make_spare()
 
     def _take_spare(self) -> JobProcess | None:
         spare, self._spare = self._spare, None
@@ -171,7 +212,9 @@ class Worker:
             self._job = None
             self._say(job.finish())
             self._flush()
-            if job.is_clean:
+            if job.is_spare:
+                self._spare = job
+            elif job.is_clean:
                 self._make_spare()
             else:  # what hangs would be taken for the next job's
                 self._quit = True

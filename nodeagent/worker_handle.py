@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from events.telemetry import Line
-from nodeagent.messages import StopReason
+from nodeagent.messages import Kept, StopReason
 from nodeagent.output import Output
 from nodeagent.processes import WORKER_MARK, kill_group, kill_marked, kill_workers_own
 from nodeagent.work import Started, Work
@@ -24,11 +24,20 @@ class State(Enum):
     QUITTING = 4
 
 
+class KeptFor(Struct, frozen=True):
+    """The script that a worker keeps a process for, and the process."""
+
+    script: str
+    source: str
+    process: Kept
+
+
 class PoolJob(Struct, eq=False):
-    """A job in the pool."""
+    """A job in the pool. `kept`: it goes into the process that its worker keeps, and the worker hears of it last."""
 
     work: Work
     limit: float
+    kept: bool = False
     #: Workers that it was given to.
     tries: int = 0
     started: Started | None = None
@@ -54,6 +63,9 @@ class WorkerHandle:
         self.job: PoolJob | None = None
         self.jobs = 0
         self.warm_since = 0.0
+        #: Since when it has had nothing to do, and the process that it keeps.
+        self.idle_since = 0.0
+        self.kept: KeptFor | None = None
         # its standard input is the lifeline: it ends when this process does, however that happens
         self._process = subprocess.Popen(
             [sys.executable, "-m", "nodeagent.worker", str(directory), name],
@@ -67,6 +79,11 @@ class WorkerHandle:
         self.pid = self._process.pid
         #: Readable when the worker has died.
         self.handle = os.pidfd_open(self.pid)
+
+    def keeps(self, work: Work) -> bool:
+        """Whether it keeps a process for the script of this work."""
+        kept = self.kept
+        return kept is not None and kept.script == work.script and kept.source == work.source
 
     def is_dead(self) -> bool:
         return self._process.poll() is not None

@@ -4,8 +4,9 @@ One thread, the pool's own, does everything: `_loop` reads top to bottom. `submi
 be called from any thread; callbacks come on the pool's thread, must not block it for long, and must not call `stop`.
 
 A job's life: waiting in its queue, `Begin` to an idle worker, `Made` (its process waits, `on_started`), `Go` (the
-script runs), `Printed`, `Ended` (`on_finished`). Time limits are the workers' affair; the pool only gives up on a
-worker that is overdue, and replaces those that die.
+script runs), `Printed`, `Ended` (`on_finished`). Where a worker keeps the process of the script's last run, the pool
+knows that process already: `on_started` comes at once, and one `Begin` says all. Time limits are the workers' affair;
+the pool only gives up on a worker that is overdue, and replaces those that die.
 
 The file is long because it is one state machine: no part of it can be understood without the others.
 """
@@ -31,6 +32,7 @@ from msgspec.structs import replace
 from events.telemetry import Line
 from nodeagent.messages import (
     Begin,
+    Drop,
     Ended,
     Go,
     Hello,
@@ -48,7 +50,7 @@ from nodeagent.outcome import Cancelled, Failed, Outcome, TimedOut
 from nodeagent.output import Output
 from nodeagent.work import DEFAULT_QUEUES, UNKNOWN_QUEUE, Finished, QueueSpec, Started, Work
 from nodeagent.worker import SOCKET
-from nodeagent.worker_handle import PoolJob, State, WorkerHandle
+from nodeagent.worker_handle import KeptFor, PoolJob, State, WorkerHandle
 
 __all__ = ["PoolStopped", "QueueStatus", "WorkerPool"]
 
@@ -65,6 +67,8 @@ _START_DEADLINE = 30.0
 _OVERDUE = 15.0
 #: Seconds after which a queue that nobody configured is given up when nothing comes.
 _QUEUE_IDLE = 600.0
+#: Seconds that a worker keeps a process for a script's next job.
+KEPT_FOR = 60.0
 #: Workers that die before they are warm are started again after 0.1, 0.2, 0.4 … seconds, at most this many.
 _MAX_DELAY = 30.0
 #: After so many such deaths in a row, the jobs that wait are failed instead of waiting for ever.
@@ -255,6 +259,9 @@ class WorkerPool:
                 worker.kill()
             elif worker.state is State.IDLE and self._is_worn(worker, now):
                 self._quit(worker)
+            elif worker.state is State.IDLE and worker.kept and now - worker.idle_since > KEPT_FOR:
+                worker.kept = None
+                self._send(worker, Drop())
         for name in [name for name, queue in self._queues.items() if self._is_deserted(name, queue, now)]:
             del self._queues[name]
             for worker in self._of(name):
@@ -292,8 +299,8 @@ class WorkerPool:
         worker = self._worker_of(job_id)
         if worker and worker.job and worker.job.started and not (worker.job.gone or worker.job.stopping):
             worker.job.gone = True
-            worker.deadline = time.monotonic() + worker.job.limit + self._grace + _OVERDUE
-            self._send(worker, Go(job_id))
+            job, worker.deadline = worker.job, time.monotonic() + worker.job.limit + self._grace + _OVERDUE
+            self._send(worker, Begin(job.work, job.limit, self._grace, kept=True) if job.kept else Go(job_id))
 
     def _cancel(self, job_id: str) -> None:
         job = self._jobs.get(job_id)
@@ -304,10 +311,19 @@ class WorkerPool:
             self._finish(job, Cancelled())
 
     def _stop_job(self, worker: WorkerHandle, reason: StopReason) -> None:
-        if worker.job and not worker.job.stopping:
+        if worker.job and worker.job.kept and not worker.job.gone:
+            self._take_back(worker, worker.job, reason)
+        elif worker.job and not worker.job.stopping:
             worker.job.stopping = reason
             worker.deadline = time.monotonic() + self._grace + _OVERDUE
             self._send(worker, Stop(worker.job.work.job_id, reason))
+
+    def _take_back(self, worker: WorkerHandle, job: PoolJob, reason: StopReason) -> None:
+        """Its worker has not heard of the job."""
+        self._leave(worker)
+        self._finish(
+            job, Cancelled() if reason == "cancelled" else Failed("the agent was stopped before the job began")
+        )
 
     def _enter(self, phase: Phase, seconds: float) -> None:
         if phase.value <= self._phase.value:
@@ -334,9 +350,15 @@ class WorkerPool:
                     worker.job.head += lines
                 self._call(self._on_output, job_id, lines)
             case Ended(job_id=job_id) if worker.job and worker.job.work.job_id == job_id:
-                job, worker.job = worker.job, None
-                worker.state, worker.deadline = State.IDLE, float("inf")
+                job, kept = worker.job, message.kept
+                worker.kept = KeptFor(job.work.script, job.work.source, kept) if kept else None
+                self._leave(worker)
                 self._finish(job, message.outcome, message.duration, message.output)
+
+    def _leave(self, worker: WorkerHandle) -> None:
+        """The worker has no job any more."""
+        worker.job, worker.state, worker.deadline = None, State.IDLE, float("inf")
+        worker.idle_since = time.monotonic()
 
     def _made(self, worker: WorkerHandle, job: PoolJob, started: Started) -> None:
         job.started = started
@@ -386,15 +408,27 @@ class WorkerPool:
     def _assign(self) -> None:
         if self._phase is not Phase.OPEN:
             return
-        for worker in self._workers.values():
-            waiting = self._queues[worker.queue].waiting if worker.queue in self._queues else None
-            if worker.state is State.IDLE and waiting:
-                job = waiting.popleft()
-                worker.job, worker.state = job, State.BUSY
-                worker.deadline = time.monotonic() + _START_DEADLINE
-                worker.jobs += 1
-                job.tries += 1
-                self._send(worker, Begin(job.work, job.limit, self._grace))
+        for name, queue in self._queues.items():
+            while queue.waiting and (worker := self._idle(name, queue.waiting[0].work)):
+                self._give(worker, queue.waiting.popleft())
+
+    def _idle(self, queue: str, work: Work) -> WorkerHandle | None:
+        """The worker of a queue that has nothing to do and is nearest to this work: it keeps its process, or none."""
+        idle = (worker for worker in self._workers.values() if worker.queue == queue and worker.state is State.IDLE)
+        return min(idle, key=lambda worker: (not worker.keeps(work), worker.kept is not None), default=None)
+
+    def _give(self, worker: WorkerHandle, job: PoolJob) -> None:
+        worker.job, worker.state = job, State.BUSY
+        worker.deadline = time.monotonic() + _START_DEADLINE
+        worker.jobs += 1
+        job.tries += 1
+        job.kept = worker.keeps(job.work)
+        kept, worker.kept = worker.kept, None
+        if job.kept and kept:
+            process = kept.process
+            self._made(worker, job, Started(job_id=job.work.job_id, pgid=process.pgid, stamp=process.stamp))
+        else:
+            self._send(worker, Begin(job.work, job.limit, self._grace))
 
     def _bury(self) -> None:
         """Take leave of workers that died, and decide what becomes of their jobs."""
