@@ -34,6 +34,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """What the environment says; "" and () where it says nothing. `VARIABLES` describes each."""
 
     bus_url: str = ""
+    stream_url: str = ""
     documents_url: str = ""
     series_url: str = ""
     live_url: str = "memory://"
@@ -84,6 +85,17 @@ def url(*schemes: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def stream(text: str) -> str:
+    """Reads the address of the stream protocol: a host and a port, and nothing else."""
+    found = re.fullmatch(r"rabbitmq-stream(\+tls)?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", text)
+    if found is None:
+        raise BadValue(
+            "is something else; right would be rabbitmq-stream://HOST:PORT or rabbitmq-stream+tls://HOST:PORT, without "
+            "user, password and virtual host, which are those of FLEETBUS_BUS_URL"
+        )
+    return text
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -157,6 +169,12 @@ VARIABLES = (
         "bus_url",
         "the bus: amqp://USER:PASSWORD@HOST:PORT/VHOST, or sqlite:///FOLDER",
         url("amqp", "amqps", "sqlite"),
+    ),
+    Variable(
+        "FLEETBUS_STREAM_URL",
+        "stream_url",
+        "where RabbitMQ speaks its stream protocol, to read faster: rabbitmq-stream://HOST:PORT, no user or password",
+        stream,
     ),
     Variable(
         "FLEETBUS_DOCUMENTS_URL",

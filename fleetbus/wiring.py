@@ -49,7 +49,7 @@ def bus_of(
     """
     if not settings.bus_url:
         raise missing("FLEETBUS_BUS_URL")
-    with closing(open_bus(settings.bus_url, user, folder)) as bus:
+    with closing(open_bus(settings.bus_url, user, folder, settings.stream_url)) as bus:
         if bus.user != user:
             raise Wrong(
                 f"FLEETBUS_BUS_URL connects as {bus.user!r}, and nobody would listen: this service must be {user!r}",

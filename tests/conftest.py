@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -57,6 +58,13 @@ def rabbitmq_management(servers: Services, amqp_url: str) -> Management:
     """RabbitMQ's management API, as administrator."""
     url = _address(servers, "FLEETBUS_TEST_RABBITMQ_MANAGEMENT_URL", servers.rabbitmq)
     return Management(url, amqp_url)
+
+
+@pytest.fixture(scope="session")
+def stream_url(servers: Services) -> str:
+    """Where RabbitMQ speaks the native stream protocol, without user and virtual host, as services are told it."""
+    at = urlsplit(_address(servers, "FLEETBUS_TEST_RABBITMQ_STREAM_URL", servers.rabbitmq))
+    return f"{at.scheme}://{at.hostname}:{at.port}"
 
 
 @pytest.fixture

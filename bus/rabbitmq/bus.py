@@ -11,6 +11,7 @@ from bus.ports import Inbox, Message, Seat, Stream, StreamName
 from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.inbox import RabbitInbox
 from bus.rabbitmq.names import DELIVER, EXCHANGE, inbox_queue
+from bus.rabbitmq.native import Native, address
 from bus.rabbitmq.probe import ask
 from bus.rabbitmq.publisher import Publisher, appended, delivered
 from bus.rabbitmq.seat import RabbitSeat
@@ -25,12 +26,16 @@ class RabbitBus:
     """`bus.ports.Bus` at an `amqp://` URL, known to the broker as the URL's user.
 
     It connects by itself, now and after each loss. `folder` is where an agent's inbox remembers what it has bound.
+    `stream_url` is where the broker speaks the native stream protocol (`rabbitmq-stream://HOST:PORT`), if it does.
     Futures' callbacks run in the I/O thread: they must neither block nor wait for the bus.
     Raises `BadUrl`.
     """
 
-    def __init__(self, url: str, folder: Path | None = None) -> None:
+    def __init__(self, url: str, folder: Path | None = None, stream_url: str = "") -> None:
+        if stream_url:
+            address(stream_url)
         self._connection = Connection(url)
+        self._native = Native(self._connection, stream_url) if stream_url else None
         self._folder = folder
         self._fleet: Publisher[None] = Publisher(self._connection, EXCHANGE, appended)
         self._inboxes: Publisher[bool] = Publisher(self._connection, DELIVER, delivered)
@@ -62,7 +67,7 @@ class RabbitBus:
         )
 
     def stream(self, name: StreamName) -> Stream:
-        return RabbitStream(self._connection, self._fleet, name)
+        return RabbitStream(self._connection, self._fleet, name, self._native)
 
     def seat(self, name: str) -> Seat:
         return RabbitSeat(self._connection, name)

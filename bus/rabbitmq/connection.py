@@ -26,6 +26,7 @@ from pika.exceptions import AMQPError
 
 from bus.errors import BadUrl, BusError, Closed, Unreachable
 from bus.rabbitmq.channel import Channel, ChannelGone, reason_of, tell
+from bus.rabbitmq.link import Login
 
 T = TypeVar("T")
 
@@ -195,6 +196,20 @@ class Connection:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("a part of the bus broke down", action="bus.broken", exc_info=error)
+
+    async def login(self) -> Login:
+        """By which other protocols know us at this broker; waits until there is a connection."""
+        await self._up.wait()
+        at = self._parameters
+        assert self._raw is not None
+        assert isinstance(at.credentials, pika.PlainCredentials)
+        return Login(
+            user=self.user,
+            password=at.credentials.password,
+            vhost=at.virtual_host,
+            cluster=str((self._raw.server_properties or {}).get("cluster_name", "")),
+            name=f"fleetbus {self.user} {os.getpid()}",
+        )
 
     async def channel(self) -> Channel:
         """A new channel; waits until there is a connection. Raises `ChannelGone` when it goes meanwhile."""

@@ -9,6 +9,7 @@ from bus.rabbitmq import probe
 from bus.rabbitmq.channel import Channel
 from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.names import STREAMS
+from bus.rabbitmq.native import Native
 from bus.rabbitmq.publisher import Publisher
 from bus.rabbitmq.reader import StreamReader
 
@@ -21,14 +22,18 @@ PREFETCH: dict[StreamName, int] = {"log": 500, "telemetry": 500, "blobs": 40}
 class RabbitStream:
     """`bus.ports.Stream`."""
 
-    def __init__(self, connection: Connection, publisher: Publisher[None], name: StreamName) -> None:
+    def __init__(
+        self, connection: Connection, publisher: Publisher[None], name: StreamName, native: Native | None = None
+    ) -> None:
         self._connection = connection
         self._publisher = publisher
+        # a chunk of blobs could be very large: over AMQP they come one by one
+        self._native = native if name != "blobs" else None
         self._queue = STREAMS[name]
         self._prefetch = PREFETCH[name]
 
     def read_from(self, start: Start) -> Reader:
-        return StreamReader(self._connection, self._publisher, self._queue, start, self._prefetch)
+        return StreamReader(self._connection, self._publisher, self._queue, start, self._prefetch, self._native)
 
     def first(self) -> Record | None:
         return self._ask(lambda channel: probe.first_record(channel, self._queue))

@@ -261,7 +261,7 @@ def _sources(folder: Path | None, data: str | None, *, log: bool = True) -> Iter
         if settings.bus_url == located(Settings(data=at)).bus_url and not (at / "bus" / "bus.db").is_file():
             hint = "name the folder of a `fleetbus up` with --data, set FLEETBUS_BUS_URL, or name an archive"
             raise Wrong(f"there is no log in {at}", hint)
-        with closing(open_bus(settings.bus_url, ARCHIVER)) as bus:
+        with closing(open_bus(settings.bus_url, ARCHIVER, stream_url=settings.stream_url)) as bus:
             yield Sources(there, bus.stream("log"), key_file)
     except BadUrl as error:
         raise Wrong(masked(str(error))) from None

@@ -22,7 +22,7 @@ def _with(settings: Settings, data: str | None) -> Settings:
     return settings if data is None else replace(settings, data=Path(data).expanduser().absolute())
 
 
-@click.command("handlers", epilog=_epilog("BUS_URL", "STATSD_URL", "DATA", "LOG"))
+@click.command("handlers", epilog=_epilog("BUS_URL", "STREAM_URL", "STATSD_URL", "DATA", "LOG"))
 @data_option
 def handlers(data: str | None) -> None:
     """Decide what commands come to, and deliver it. Several may run; one of them decides at a time."""
@@ -32,7 +32,9 @@ def handlers(data: str | None) -> None:
     serve("handlers", lambda settings, stop: wiring.run_handlers(_with(settings, data), stop))
 
 
-@click.command("projections", epilog=_epilog("BUS_URL", "DOCUMENTS_URL", "SERIES_URL", "STATSD_URL", "DATA", "LOG"))
+@click.command(
+    "projections", epilog=_epilog("BUS_URL", "STREAM_URL", "DOCUMENTS_URL", "SERIES_URL", "STATSD_URL", "DATA", "LOG")
+)
 @data_option
 def projections(data: str | None) -> None:
     """Keep the views: fold what the log says into documents, and measurements into series."""
@@ -44,7 +46,9 @@ def projections(data: str | None) -> None:
 
 @click.command(
     "archiver",
-    epilog=_epilog("BUS_URL", "ARCHIVE", "ARCHIVE_RECORDS", "ARCHIVE_SECONDS", "STATSD_URL", "DATA", "LOG"),
+    epilog=_epilog(
+        "BUS_URL", "STREAM_URL", "ARCHIVE", "ARCHIVE_RECORDS", "ARCHIVE_SECONDS", "STATSD_URL", "DATA", "LOG"
+    ),
 )
 @data_option
 def archiver(data: str | None) -> None:
@@ -58,7 +62,17 @@ def archiver(data: str | None) -> None:
 @click.command(
     "portal",
     epilog=_epilog(
-        *("BUS_URL", "DOCUMENTS_URL", "SERIES_URL", "LIVE_URL", "HOST", "PORT", "PUBLIC_URL", "AGENTS_BUS_URL"),
+        *(
+            "BUS_URL",
+            "STREAM_URL",
+            "DOCUMENTS_URL",
+            "SERIES_URL",
+            "LIVE_URL",
+            "HOST",
+            "PORT",
+            "PUBLIC_URL",
+            "AGENTS_BUS_URL",
+        ),
         *("MANAGEMENT_URL", "STATSD_URL", "DATA", "LOG"),
     ),
 )

@@ -50,15 +50,19 @@ class EmbeddedEngine:
 
 
 class RabbitEngine:
-    """A virtual host with the topology; every user has the rights that `bus.users` gives it."""
+    """A virtual host with the topology; every user has the rights that `bus.users` gives it.
 
-    def __init__(self, management: Management, vhost_url: str) -> None:
+    With `stream_url`, where the broker speaks the native stream protocol, its buses read streams over that.
+    """
+
+    def __init__(self, management: Management, vhost_url: str, stream_url: str = "") -> None:
         self._management = management.url
         #: May do everything.
         self.admin_url = vhost_url
         self._broker = urlsplit(vhost_url)
         self._opened: list[Bus] = []
         self._users: set[str] = set()
+        self.stream_url = stream_url
         topology.apply(self.url(HANDLERS))
 
     @property
@@ -84,12 +88,12 @@ class RabbitEngine:
         self._make(agent_user(node))
 
     def bus(self, user: str, folder: Path | None = None, port: int | None = None) -> RabbitBus:
-        bus = RabbitBus(self.url(user, port), folder)
+        bus = RabbitBus(self.url(user, port), folder, self.stream_url)
         self._opened.append(bus)
         return bus
 
     def admin(self) -> RabbitBus:
-        bus = RabbitBus(self.admin_url)
+        bus = RabbitBus(self.admin_url, stream_url=self.stream_url)
         self._opened.append(bus)
         return bus
 

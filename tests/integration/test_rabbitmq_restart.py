@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -27,6 +27,15 @@ def engine(private_rabbitmq: RabbitMQ) -> RabbitEngine:
     return RabbitEngine(private_rabbitmq.management, private_rabbitmq.url)
 
 
+@pytest.fixture
+def native(engine: RabbitEngine, private_rabbitmq: RabbitMQ) -> Iterator[RabbitEngine]:
+    """The same broker, whose streams are read over its native protocol."""
+    stream_url = f"rabbitmq-stream://127.0.0.1:{private_rabbitmq.port('stream')}"
+    made = RabbitEngine(private_rabbitmq.management, private_rabbitmq.url, stream_url)
+    yield made
+    made.close()
+
+
 def send(bus: Bus, message: Message) -> None:
     def confirmed() -> bool:
         try:
@@ -44,9 +53,9 @@ def crash(broker: RabbitMQ) -> None:
 
 
 def test_20000_messages_survive_a_restart_at_a_third_and_a_kill_at_half(
-    engine: RabbitEngine, private_rabbitmq: RabbitMQ
+    engine: RabbitEngine, native: RabbitEngine, private_rabbitmq: RabbitMQ
 ) -> None:
-    """Each sender waits for its confirms and sends again what is not confirmed; the reader reads all the while."""
+    """Each sender waits for its confirms and sends again what is not confirmed; readers read all the while."""
     buses = [engine.bus(HANDLERS) for _ in range(2)]
     sent = 0
     counting = threading.Lock()
@@ -78,15 +87,19 @@ def test_20000_messages_survive_a_restart_at_a_third_and_a_kill_at_half(
                     short.append(f"{before} confirmed, seen to {end}, then to {asker.next_offset()} of {1 + sent}")
 
     reader = engine.bus(PROJECTIONS).stream("log").read_from(1)
-    with ThreadPoolExecutor(SENDERS + 2) as threads:
+    other = native.bus(PROJECTIONS).stream("log").read_from(1)
+    with ThreadPoolExecutor(SENDERS + 3) as threads:
         senders = [*(threads.submit(say, sender) for sender in range(SENDERS)), threads.submit(ask)]
-        records = threads.submit(read_all, reader.read)
+        records, same = threads.submit(read_all, reader.read), threads.submit(read_all, other.read)
         for future in senders:
             future.result()
         for thread in disturbances:
             thread.join()
-        read = records.result(UP_AGAIN)
+        read, also = records.result(UP_AGAIN), same.result(UP_AGAIN)
     reader.close()
+    other.close()
+    both = min(len(read), len(also))
+    assert also[:both] == read[:both]
     check(read)
     assert short == []
 
@@ -121,13 +134,15 @@ def read_all(read: Callable[[], list[Record]]) -> list[Record]:
 
 @pytest.mark.parametrize("way", ["restarted", "killed"])
 def test_inbox_seat_and_reader_of_a_broker_that_went_away(
-    engine: RabbitEngine, private_rabbitmq: RabbitMQ, way: str
+    engine: RabbitEngine, native: RabbitEngine, private_rabbitmq: RabbitMQ, way: str
 ) -> None:
     node = new_node()
     handlers, agent = engine.bus(HANDLERS), engine.bus(agent_user(node))
     seat, inbox, reader = handlers.seat("fleet"), agent.inbox(node), handlers.stream("log").read_from("next")
+    also = native.bus(PROJECTIONS).stream("log").read_from("next")
     inbox.open([f"{node}.node", f"{node}.cpu.#"])
     assert seat.acquire(SOON)
+    assert also.read(timeout=0.5) == []
     for n in range(20):
         assert handlers.deliver(f"{node}.cpu", b"%d" % n).result(SOON)
     assert inbox.read(timeout=SOON)
@@ -143,6 +158,8 @@ def test_inbox_seat_and_reader_of_a_broker_that_went_away(
     assert handlers.deliver(f"{node}.node", b"").result(SOON)
     send(handlers, Message(key="event.test.said", body=b"after"))
     assert [record.body for record in reader.read(timeout=SOON)] == [b"after"]
+    assert [record.body for record in also.read(timeout=SOON)] == [b"after"]
+    also.close()
     assert handlers.seat("fleet").acquire(SOON)
     assert not seat.held
     reader.close()

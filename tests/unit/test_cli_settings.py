@@ -33,6 +33,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     ("name", "value", "right"),
     [
         ("FLEETBUS_BUS_URL", "http://broker", "amqp://"),
+        ("FLEETBUS_STREAM_URL", "rabbitmq-stream://user:secret@broker:5552", "rabbitmq-stream://HOST:PORT"),
+        ("FLEETBUS_STREAM_URL", "amqp://broker", "rabbitmq-stream://HOST:PORT"),
         ("FLEETBUS_DOCUMENTS_URL", "/var/lib/views.db", "mongodb://"),
         ("FLEETBUS_PORT", "http", "1 to 65535"),
         ("FLEETBUS_PORT", "70000", "1 to 65535"),
