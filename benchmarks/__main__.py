@@ -2,17 +2,17 @@
 
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table as Sheet
 
-from benchmarks import appends, archive, growth, hops, jobs
+from benchmarks import appends, archive, fleet, growth, hops, jobs
 from benchmarks.measure import Table
 from benchmarks.place import Place, Progress
-from benchmarks.report import Report
+from benchmarks.report import DATA, Report, write
 from fleetbus import logs
 from tests.servers.services import DEFAULT_DIRECTORY, Services
 
@@ -21,6 +21,7 @@ FIGURES: dict[str, Callable[[Place, int, Progress], list[Table]]] = {
     "appends": appends.tables,
     "jobs": jobs.tables,
     "hops": hops.tables,
+    "fleet": fleet.tables,
     "archive": archive.tables,
     "growth": growth.tables,
 }
@@ -42,7 +43,14 @@ def show(console: Console, table: Table) -> None:
 @click.argument("names", nargs=-1, type=click.Choice(list(FIGURES)))
 @click.option("--runs", default=5, show_default=True, help="Runs of each contestant, in turn.")
 @click.option("--quick", is_flag=True, help="A look instead of a measurement: small sizes, figures that say little.")
-@click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Where the figures go as JSON.")
+@click.option(
+    "--into",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path(tempfile.gettempdir()) / "fleetbus-bench",
+    show_default=True,
+    help="Folder that gets the figures, a JSON file for each name.",
+)
 @click.option(
     "--services",
     "directory",
@@ -50,24 +58,23 @@ def show(console: Console, table: Table) -> None:
     default=DEFAULT_DIRECTORY,
     help="Folder of the servers.  [default: .services]",
 )
-def main(names: tuple[str, ...], runs: int, quick: bool, path: Path | None, directory: Path) -> None:
+def main(names: tuple[str, ...], runs: int, quick: bool, folder: Path, directory: Path) -> None:
     """Measure fleetbus beside what people would use instead."""
+    if quick and folder.resolve() == DATA:
+        raise click.UsageError("--quick is no measurement: its figures are not for the page; choose another --into")
     logs.only_trouble("benchmarks")
     console, services = Console(), Services(directory)
-    path = path or Path(tempfile.gettempdir()) / "fleetbus-bench.json"
     with services.in_use():
-        place, found = Place(services, quick=quick), list[Table]()
+        place = Place(services, quick=quick)
         for name in names or FIGURES:
+            began = datetime.now(UTC).isoformat(timespec="seconds")
             with console.status(f"{name} …") as status:
                 tables = FIGURES[name](place, runs, status.update)
             for table in tables:
                 show(console, table)
-            # after each, so that a run that is stopped has left what it found
-            found += tables
-            report = Report(machine=place.machine(), tables=found)
-            path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+            write(Report(began=began, machine=place.machine(), tables=tables), folder / f"{name}.json")
         console.print(", ".join(f"{key} {value}" for key, value in place.machine().items()))
-    console.print(f"as JSON: {path}")
+    console.print(f"as JSON: {folder}")
 
 
 if __name__ == "__main__":

@@ -54,8 +54,9 @@ class Caller:
         self._log: Reader = bus.stream("log").read_from("next")
         self._log.read(timeout=0.5)
 
-    def submit(self) -> str:
-        return self._command("command.job.submit", SubmitJob(script="empty", target=Target(node=NODE)))
+    def submit(self, target: Target | None = None) -> str:
+        """An empty job, on the one node unless told otherwise; its id."""
+        return self._command("command.job.submit", SubmitJob(script="empty", target=target or Target(node=NODE)))
 
     def publish_script(self) -> None:
         source = "descr = 'does nothing'\n\n\ndef action():\n    pass\n"

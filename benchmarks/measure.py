@@ -63,14 +63,20 @@ def compare(
             figures = run()
             if turn:
                 found[name].append(figures)
-    rows = [_figure(name, contestant, units, found[contestant]) for contestant in contestants for name in units]
-    return Table(title, rows, [_ratio(goal, next(iter(contestants)), found) for goal in goals])
+    return tabulate(title, found, units, goals)
+
+
+def tabulate(
+    title: str, found: Mapping[str, list[Mapping[str, float]]], units: Mapping[str, str], goals: Sequence[Goal]
+) -> Table:
+    """The table of what each contestant's runs gave. The first contestant is compared with the goals' peers."""
+    rows = [_figure(name, contestant, units, runs) for contestant, runs in found.items() for name in units]
+    return Table(title, rows, [_ratio(goal, next(iter(found)), found) for goal in goals])
 
 
 def compare_once(title: str, contestants: Mapping[str, Run], units: Mapping[str, str]) -> Table:
     """Runs each contestant a single time: for what happens only once."""
-    found = {name: [run()] for name, run in contestants.items()}
-    return Table(title, [_figure(name, one, units, found[one]) for one in contestants for name in units], [])
+    return tabulate(title, {name: [run()] for name, run in contestants.items()}, units, ())
 
 
 def _figure(name: str, contestant: str, units: Mapping[str, str], runs: list[Mapping[str, float]]) -> Figure:
