@@ -70,10 +70,11 @@ class Stream:
             self._queues.discard(queue)
 
     async def _send(self) -> None:
-        began = time.monotonic()
+        began = time.time()
         for n in range(self._count):
-            await asyncio.sleep(max(0.0, began + n / self._rate - time.monotonic()))
-            frame = self._frame.replace("{n}", str(n)).replace("{sent}", str(time.time()))
+            planned = began + n / self._rate
+            await asyncio.sleep(max(0.0, planned - time.time()))
+            frame = self._frame.replace("{n}", str(n)).replace("{sent}", f"{planned:.6f}")
             raw = Raw(frame.encode())
             for queue in self._queues:
                 queue.put_nowait(raw)

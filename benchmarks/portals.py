@@ -115,7 +115,12 @@ def _process(command: list[str], folder: Path, name: str, documents_url: str) ->
         yield process
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(20)
+        except psutil.TimeoutExpired:
+            # a bare server waits for its streams to end
+            process.kill()
+            process.wait(20)
 
 
 def _until(done: Callable[[], bool], process: psutil.Popen, patience: float) -> None:

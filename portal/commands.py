@@ -16,7 +16,8 @@ from bus.ports import Bus, Message
 from events.codec import BadEvent, decode, decode_data, encode
 from events.envelope import Event
 from events.routing import routing_key
-from portal.hub import Entry, Hub
+from portal.feed import Entry
+from portal.hub import Hub
 from portal.log import Log
 from portal.offload import Offload
 from portal.problems import Problem, away, bad_request, rejected, unprocessable

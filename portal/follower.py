@@ -21,7 +21,8 @@ from bus.clock import SystemClock
 from bus.errors import BusError, Closed, LogDiverged
 from bus.ports import Bus, Reader, Record
 from bus.progress import Progress
-from portal.hub import Entry, Hub, LogState
+from portal.feed import Entry
+from portal.hub import Hub, LogState
 from projections.osis.errors import OsisError
 
 #: Records of one batch, and seconds that a read waits for the first.

@@ -1,49 +1,26 @@
 """What the event loop knows of the log's end: who waits for what, and who watches.
 
-Everything here belongs to the loop's thread. The follower hands over batches with `take`; a slow watcher is closed
-with the position at which it can resume, and never holds up anybody else.
+Everything here belongs to the loop's thread. The follower hands over batches with `take`.
 """
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
 import msgspec
 from msgspec import Struct
 
-from events.codec import encode
 from events.envelope import Event
 from events.registry import SEAT_TYPES
+from portal.feed import Entry, Feed, Rhythm, Watcher
 
 #: Admitted events kept in memory for those who resume: at most so many, and so many bytes of JSON.
 RECENT_EVENTS = 5_000
 RECENT_BYTES = 32_000_000
 #: Outcomes of commands kept in memory; older ones are in the views.
 RECENT_OUTCOMES = 20_000
-#: Events that may wait for one watcher before it is closed.
-WATCHER_QUEUE = 1_000
-
-
-class Entry:
-    """One admitted record, with its JSON made once for all watchers."""
-
-    __slots__ = ("_json", "event", "next_offset", "offset", "size")
-
-    def __init__(self, offset: int, next_offset: int, event: Event, size: int) -> None:
-        self.offset = offset
-        self.next_offset = next_offset
-        self.event = event
-        self.size = size
-        self._json: bytes | None = None
-
-    @property
-    def json(self) -> bytes:
-        """`{"offset": …, "event": …}` on one line."""
-        if self._json is None:
-            self._json = b'{"offset":%d,"event":%b}' % (self.offset, encode(self.event))
-        return self._json
 
 
 class LogState(Struct, frozen=True):
@@ -94,53 +71,6 @@ class Watch:
             return None
 
 
-class Watcher:
-    """One stream of entries that fit. `closed` says why nothing more will come: `slow`, `stop`, or "" while open."""
-
-    def __init__(self, fits: Callable[[Event], bool], position: int, limit: int) -> None:
-        self._fits = fits
-        self._limit = limit
-        self._entries: deque[Entry] = deque()
-        self._came = asyncio.Event()
-        #: Everything before it was looked at: where a later stream goes on.
-        self.position = position
-        self._looked = position
-        self.closed = ""
-
-    def offer(self, entries: Iterable[Entry], next_offset: int) -> None:
-        if self.closed:
-            return
-        for entry in entries:
-            if entry.offset >= self._looked and self._fits(entry.event):
-                if len(self._entries) >= self._limit:
-                    self.close("slow")
-                    return
-                self._entries.append(entry)
-        self._looked = next_offset
-        if self._entries:
-            self._came.set()
-
-    def close(self, why: str) -> None:
-        self.closed = self.closed or why
-        self._came.set()
-
-    async def next(self, seconds: float) -> list[Entry]:
-        """What waits; [] when nothing came in time, or it is closed. Moves `position`."""
-        if not self._entries and not self.closed:
-            try:
-                await asyncio.wait_for(self._came.wait(), seconds)
-            except TimeoutError:
-                self.position = self._looked
-                return []
-        entries = list(self._entries)
-        self._entries.clear()
-        if not self.closed:
-            self._came.clear()
-        if entries:
-            self.position = entries[-1].next_offset
-        return entries
-
-
 class Hub:
     """The loop's side of the follower."""
 
@@ -153,7 +83,9 @@ class Hub:
         self._recent_from: int | None = None
         self._outcomes: OrderedDict[str, Entry] = OrderedDict()
         self._waiting: dict[Key, set[Watch]] = {}
-        self._watchers: set[Watcher] = set()
+        #: What is watched, by what makes two streams the same.
+        self._feeds: dict[Hashable, Feed] = {}
+        self._rhythm = Rhythm(self._wake)
         self._stopping = False
 
     # what the follower says
@@ -161,8 +93,8 @@ class Hub:
     def begin(self, state: LogState) -> None:
         """The follower reads from `state.next_offset` on; what was known before is no more."""
         if self.state.log not in ("", state.log):
-            for watcher in self._watchers:
-                watcher.close("another log")
+            for feed in self._feeds.values():
+                feed.close("another log")
         self.state = state
         self._recent.clear()
         self._recent_bytes = 0
@@ -176,10 +108,13 @@ class Hub:
             for key in keys_of(entry.event):
                 for watch in self._waiting.get(key, ()):
                     watch.offer(entry)
-        for watcher in self._watchers:
-            watcher.offer(entries, state.next_offset)
-            self.slow_watchers += watcher.closed == "slow"
-        self._watchers = {watcher for watcher in self._watchers if not watcher.closed}
+        news = [feed.offer(entries, state.next_offset) for feed in self._feeds.values()]
+        if any(news):
+            self._rhythm.strike(self.watchers)
+
+    def _wake(self) -> None:
+        for feed in self._feeds.values():
+            self.slow_watchers += feed.wake()
 
     def _remember(self, entry: Entry) -> None:
         self._recent.append(entry)
@@ -196,8 +131,8 @@ class Hub:
     def stop(self) -> None:
         """The portal stops: every watcher ends with a position to resume at."""
         self._stopping = True
-        for watcher in self._watchers:
-            watcher.close("stop")
+        for feed in self._feeds.values():
+            feed.close("stop")
 
     # what requests ask
 
@@ -226,20 +161,25 @@ class Hub:
         return [entry for entry in self._recent if entry.offset >= start]
 
     @contextmanager
-    def watcher(self, fits: Callable[[Event], bool], limit: int = WATCHER_QUEUE) -> Iterator[Watcher]:
-        """A stream of what fits from now on."""
-        watcher = Watcher(fits, self.state.next_offset, limit)
+    def watcher(self, fits: Callable[[Event], bool], same: Hashable = None) -> Iterator[Watcher]:
+        """A stream of what fits from now on. Streams with equal `same` have an equal `fits`, and share their work."""
+        key = object() if same is None else same
+        feed = self._feeds.get(key)
+        if feed is None or feed.log != self.state.log:
+            feed = self._feeds[key] = Feed(fits, self.state.log, self.state.next_offset)
+        watcher = feed.open()
         if self._stopping:
             watcher.close("stop")
-        self._watchers.add(watcher)
         try:
             yield watcher
         finally:
-            self._watchers.discard(watcher)
+            feed.leave(watcher)
+            if not feed.watchers and self._feeds.get(key) is feed:
+                del self._feeds[key]
 
     @property
     def watchers(self) -> int:
-        return len(self._watchers)
+        return sum(len(feed.watchers) for feed in self._feeds.values())
 
 
 def position(log: str, next_offset: int) -> str:

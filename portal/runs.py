@@ -5,7 +5,8 @@ from typing import Any
 
 from events.job import BatchCreated, SubmitJob
 from portal.commands import Answer, Commands, Outcome
-from portal.hub import Entry, Hub
+from portal.feed import Entry
+from portal.hub import Hub
 from portal.lists import ENDED, Document, public
 from portal.offload import Offload
 from portal.views import Views

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 import uvicorn
+import uvloop
 
 from bus.broker import Broker
 from bus.clock import Clock, SystemClock
@@ -133,7 +134,8 @@ def run_portal(
         broker=broker,
     )
     try:
-        asyncio.run(_serve(parts, host, port, stop, ready))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(parts, host, port, stop, ready))
     finally:
         parts.moments.close()
         parts.offload.close()
@@ -151,6 +153,7 @@ async def _serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            http="httptools",
             lifespan="off",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,

@@ -7,6 +7,17 @@ from falcon.media import BaseHandler
 KEEP_ALIVE_SECONDS = 15.0
 
 
+class Frames(SSEvent):
+    """Whole messages, as they are sent (`portal.feed`)."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__()
+        self._raw = raw
+
+    def serialize(self, handler: BaseHandler | None = None) -> bytes:
+        return self._raw
+
+
 class Frame(SSEvent):
     """One message. `data` must be free of line ends, as JSON on one line is."""
 

@@ -11,11 +11,12 @@ from msgspec import Meta, Struct, field
 from bus.patterns import matches
 from events.codec import decode
 from events.envelope import Event
-from portal.hub import Entry, Hub, Place, parse_position, position
+from portal.feed import Entry
+from portal.hub import Hub, Place, parse_position, position
 from portal.log import Log
 from portal.offload import Offload
 from portal.queries import EventQuery, events, moment
-from portal.sse import KEEP_ALIVE_SECONDS, Frame, KeepAlive
+from portal.sse import KEEP_ALIVE_SECONDS, Frames, KeepAlive
 from portal.views import Views
 from projections.osis.filters import And, Gte, Lt
 
@@ -66,25 +67,22 @@ class EventStream:
 
     async def frames(self, start: int | None) -> AsyncGenerator[SSEvent | None, None]:
         """Everything that fits from `start` on (None: from now on), then what comes."""
-        with self._hub.watcher(self._wanted) as watcher:
+        query = self._query
+        with self._hub.watcher(self._wanted, (query.type, query.subject, query.correlation)) as watcher:
             # tells the client at once that it is connected, and where
             yield self._here(watcher.position if start is None else start)
             if start is not None:
                 async for entry in self._past(start, watcher.position):
-                    yield self._frame(entry)
+                    yield Frames(entry.frame(self._name))
             if not self._query.follow:
                 return
             while True:
-                entries = await watcher.next(KEEP_ALIVE_SECONDS)
-                for entry in entries:
-                    yield self._frame(entry)
-                if not entries:
+                if frames := await watcher.next(KEEP_ALIVE_SECONDS):
+                    yield Frames(frames)
+                else:
                     yield self._here(watcher.position)
                     if watcher.closed:
                         return
-
-    def _frame(self, entry: Entry) -> Frame:
-        return Frame(entry.json, id=position(self._name, entry.next_offset))
 
     def _here(self, next_offset: int) -> KeepAlive:
         return KeepAlive(position(self._name, next_offset))

@@ -1,6 +1,7 @@
 """The loop's side of the log: waits, watchers that are slow, and what is kept for those who resume."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -8,7 +9,8 @@ import pytest
 
 from events.envelope import Event
 from events.job import CancelRequested, JobExpired
-from portal.hub import Entry, Hub, LogState, Place, keys_of, parse_position, position
+from portal.feed import Entry, Watcher
+from portal.hub import Hub, LogState, Place, keys_of, parse_position, position
 
 TIME = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -41,6 +43,11 @@ def everything(event: Event) -> bool:
     return True
 
 
+async def offsets(watcher: Watcher) -> list[int]:
+    """What waits for it now."""
+    return [json.loads(line[6:])["offset"] for line in (await watcher.next(0.1)).splitlines() if line[:5] == b"data:"]
+
+
 def test_an_outcome_wakes_who_waits_for_it_and_nobody_else() -> None:
     async def run() -> None:
         hub, command = started(), str(uuid4())
@@ -67,19 +74,88 @@ def test_nothing_is_kept_of_a_wait_that_is_over() -> None:
     assert not hub._waiting
 
 
-def test_a_slow_watcher_is_closed_where_it_can_resume_and_holds_up_nobody() -> None:
+def test_a_slow_watcher_is_closed_where_it_can_resume_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.feed.KEPT_EVENTS", 10)
+    monkeypatch.setattr("portal.feed.PAUSE_PER_WATCHER", 0.0)
+
     async def run() -> None:
-        hub = started()
-        with hub.watcher(everything, limit=10) as slow, hub.watcher(everything, limit=100) as quick:
+        hub, seen = started(), list[int]()
+        with hub.watcher(everything, "all") as slow, hub.watcher(everything, "all") as quick:
             for offset in range(20):
                 hub.take([entry(offset)], state(offset + 1))
+                seen += await offsets(quick)
+                if offset == 4:
+                    assert await offsets(slow) == [0, 1, 2, 3, 4]
+            assert seen == list(range(20))
             assert (slow.closed, quick.closed) == ("slow", "")
-            assert [one.offset for one in await slow.next(0.1)] == list(range(10))
-            assert slow.position == 10
-            assert await slow.next(0.1) == []
-            assert len(await quick.next(0.1)) == 20
-            assert hub.watchers == 1
-        assert hub.slow_watchers == 1
+            assert slow.position == 5
+            assert await slow.next(0.1) == b""
+            assert (hub.watchers, hub.slow_watchers) == (1, 1)
+
+    asyncio.run(run())
+
+
+def test_large_events_are_not_kept_in_thousands_for_those_who_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.feed.KEPT_BYTES", 1_000)
+
+    async def run() -> None:
+        hub = started()
+        with hub.watcher(everything) as watcher:
+            for offset in range(10):
+                hub.take([entry(offset, data={"text": "x" * 400})], state(offset + 1))
+            assert await watcher.next(0.1) == b""
+            assert (watcher.closed, watcher.position) == ("slow", 0)
+
+    asyncio.run(run())
+
+
+def test_streams_of_the_same_are_given_the_same_bytes_and_others_their_own() -> None:
+    async def run() -> None:
+        hub = started()
+        with (
+            hub.watcher(everything, "all") as one,
+            hub.watcher(everything, "all") as other,
+            hub.watcher(lambda event: event.type == "event.shop.sold", "sold") as sold,
+        ):
+            hub.take([entry(0), entry(1, "event.shop.sold"), entry(2)], state(3))
+            assert await one.next(0.1) is (piece := await other.next(0.1))
+            assert piece.startswith(b'id: log:1\ndata: {"offset":0,')
+            assert await offsets(sold) == [1]
+            assert (one.position, sold.position) == (3, 2)
+
+    asyncio.run(run())
+
+
+def test_watchers_are_woken_at_once_after_a_rest_and_then_with_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.feed.PAUSE_PER_WATCHER", 2.0)
+    monkeypatch.setattr("portal.feed.LONGEST_PAUSE", 2.0)
+
+    async def run() -> None:
+        hub = started()
+        with hub.watcher(everything) as watcher:
+            waiting = asyncio.create_task(watcher.next(30.0))
+            await asyncio.sleep(0)
+            hub.take([entry(0)], state(1))
+            assert (await waiting).count(b"data:") == 1
+            waiting = asyncio.create_task(watcher.next(30.0))
+            for offset in (1, 2):
+                await asyncio.sleep(0)
+                hub.take([entry(offset)], state(offset + 1))
+            assert (await waiting).count(b"data:") == 2
+
+    asyncio.run(run())
+
+
+def test_a_long_backlog_is_given_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.feed.PIECE_BYTES", 500)
+
+    async def run() -> None:
+        hub = started()
+        with hub.watcher(everything) as watcher:
+            hub.take([entry(offset) for offset in range(9)], state(9))
+            pieces = [await offsets(watcher) for _ in range(9)]
+        assert [offset for piece in pieces for offset in piece] == list(range(9))
+        assert 1 < len([piece for piece in pieces if piece]) < 9
 
     asyncio.run(run())
 
@@ -90,7 +166,7 @@ def test_a_position_moves_on_while_nothing_fits() -> None:
         with hub.watcher(lambda event: False) as watcher:
             assert watcher.position == 3
             hub.take([entry(3), entry(4)], state(5))
-            assert await watcher.next(0.01) == []
+            assert await watcher.next(0.01) == b""
             assert watcher.position == 5
 
     asyncio.run(run())
@@ -103,7 +179,7 @@ def test_what_comes_again_after_a_new_beginning_is_not_shown_twice() -> None:
             hub.take([entry(0), entry(1)], state(2))
             hub.begin(state(0))
             hub.take([entry(0), entry(1), entry(2)], state(3))
-            assert [one.offset for one in await watcher.next(0.1)] == [0, 1, 2]
+            assert await offsets(watcher) == [0, 1, 2]
 
     asyncio.run(run())
 
