@@ -123,7 +123,7 @@ class Fleet:
         before = self._processor()
         began = time.perf_counter()
         batch = self._caller.submit(Target(all=True))
-        jobs, ended = self._answers(batch, began)
+        ended = self._answers(batch, began)
         after = self._processor()
         times = sorted(ended.values())
         return {
@@ -135,8 +135,8 @@ class Fleet:
             **{f"processor of {name}": after[name] - before[name] for name in after},
         }
 
-    def _answers(self, batch: str, began: float) -> tuple[set[str], dict[str, float]]:
-        """The batch's jobs, and after how many seconds each answer was read in the log."""
+    def _answers(self, batch: str, began: float) -> dict[str, float]:
+        """After how many seconds the answer of each of the batch's jobs was read in the log."""
         jobs: set[str] = set()
         ended: dict[str, float] = {}
         while (not jobs or len(ended) < len(jobs)) and time.perf_counter() - began < ANSWER_WITHIN:
@@ -148,7 +148,7 @@ class Fleet:
                         jobs = {one.job for one in made}
                     case JobFinished(job=job) if job in jobs:
                         ended.setdefault(job, time.perf_counter() - began)
-        return jobs, ended
+        return ended
 
     def ask_bare(self) -> Mapping[str, float]:
         """The same deliveries from bare pika, straight into the inboxes; the answers counted in the stream."""

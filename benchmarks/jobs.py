@@ -136,7 +136,7 @@ def run_celery() -> Mapping[str, float]:
 
 
 def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
-    with place.engine() as engine, fleet(engine) as caller, _rival(place):
+    with place.engine() as engine, fleet(engine) as caller, celery_worker(place):
         return [compare("Empty jobs", {"fleetbus": caller.run, "Celery": run_celery}, UNITS, GOALS, runs, progress)]
 
 
@@ -155,19 +155,19 @@ def fleet(engine: RabbitEngine) -> Iterator[Caller]:
 
 
 @contextmanager
-def _rival(place: Place) -> Iterator[None]:
+def celery_worker(place: Place) -> Iterator[psutil.Popen]:
     """A Celery worker. Its task finds broker and results under the same names in this process and in that one."""
     os.environ.update(BENCH_BROKER=place.amqp_url, BENCH_BACKEND=place.redis_url)
     worker = ["worker", "--pool", "prefork", "--concurrency", str(WORKERS), "--loglevel", "error"]
-    with tempfile.TemporaryDirectory() as folder, running([*CELERY, *worker], Path(folder) / "celery"):
-        yield
+    with tempfile.TemporaryDirectory() as folder, running([*CELERY, *worker], Path(folder) / "celery") as process:
+        yield process
 
 
 @contextmanager
-def running(command: list[str], data: Path, bus_url: str = "") -> Iterator[psutil.Popen]:
+def running(command: list[str], data: Path, bus_url: str = "", **variables: str) -> Iterator[psutil.Popen]:
     """A process with this folder, until the end of the block; what it writes goes into the folder's `log`."""
     data.mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, "FLEETBUS_BUS_URL": bus_url, "FLEETBUS_DATA": str(data)}
+    env = {**os.environ, "FLEETBUS_BUS_URL": bus_url, "FLEETBUS_DATA": str(data), **variables}
     with (data / "log").open("ab") as log:
         process = psutil.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
