@@ -111,7 +111,13 @@ WANTED = (
         "10,000 events",
     ),
     Wanted(
-        "memory at rest: agent with 2 workers", "Memory at rest", "memory", "<=", 100, contestant="agent", unit="MB"
+        "memory at rest: agent with 2 workers",
+        "Memory at rest",
+        "memory",
+        "<=",
+        100,
+        contestant="agent, 2 workers",
+        unit="MB",
     ),
     Wanted("memory at rest: handlers", "Memory at rest", "memory", "<=", 100, contestant="handlers", unit="MB"),
     Wanted("memory at rest: projections", "Memory at rest", "memory", "<=", 100, contestant="projections", unit="MB"),
