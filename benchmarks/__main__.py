@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table as Sheet
 
-from benchmarks import appends, archive, fleet, growth, hops, jobs
+from benchmarks import appends, archive, fleet, growth, hops, jobs, memory, reads
 from benchmarks.measure import Table
 from benchmarks.place import Place, Progress
 from benchmarks.report import DATA, Report, write
@@ -19,11 +19,13 @@ from tests.servers.services import DEFAULT_DIRECTORY, Services
 #: What can be measured, in the order of the page. Each module says in its docstring what its figures mean.
 FIGURES: dict[str, Callable[[Place, int, Progress], list[Table]]] = {
     "appends": appends.tables,
+    "reads": reads.tables,
     "jobs": jobs.tables,
     "hops": hops.tables,
     "fleet": fleet.tables,
     "archive": archive.tables,
     "growth": growth.tables,
+    "memory": memory.tables,
 }
 
 

@@ -61,6 +61,12 @@ class Place:
         return self._started(self._services.rabbitmq).url
 
     @property
+    def stream_url(self) -> str:
+        """Where RabbitMQ speaks its native stream protocol, as services are told it."""
+        self._started(self._services.rabbitmq)
+        return f"rabbitmq-stream://127.0.0.1:{self._services.rabbitmq.port('stream')}"
+
+    @property
     def management_url(self) -> str:
         """RabbitMQ's management API, as its administrator."""
         return self._management().url

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pika
 import pytest
@@ -19,7 +20,6 @@ from events.actors import HANDLERS
 from tests.contract.bus_contract import PASSWORD, SOON, RabbitEngine, event, read_some
 from tests.servers.management import Management
 from tests.servers.rabbitmq import RabbitMQ
-from tests.servers.services import Services
 
 
 @pytest.fixture
@@ -95,13 +95,13 @@ def number(record: Record) -> int:
 
 
 @pytest.fixture
-def tracked(servers: Services, rabbitmq_management: Management, engine: RabbitEngine) -> int:
+def tracked(stream_url: str, rabbitmq_management: Management, engine: RabbitEngine) -> int:
     """The offset of the last record, behind which RabbitMQ has written what readers of its own protocol told it."""
     ensure_user(rabbitmq_management.url, engine.vhost, HANDLERS, PASSWORD)
     handlers = engine.bus(HANDLERS)
     for n in range(5):
         handlers.publish(event(n)).result(SOON)
-    port = servers.rabbitmq.port("stream")
+    port = urlsplit(stream_url).port or 0
 
     async def store() -> None:
         consumer = rstream.Consumer(
