@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pika
+import uvloop
 from msgspec import Struct
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError
@@ -238,7 +239,8 @@ def _lose(reason: BaseException, *channels: Channel) -> None:
 
 def main() -> None:
     team = msgspec.json.decode(sys.stdin.readline(), type=Team)
-    asyncio.run(_run(team))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(team))
 
 
 async def _run(team: Team) -> None:
