@@ -38,7 +38,7 @@ from events.job import (
 )
 from projections import retention
 from projections.osis.documents import Document, Ttl
-from projections.projection import Projection, moment
+from projections.projection import Projection, moment, optional_moment
 
 #: Facts kept in `history`: the first and the last ones, so many of each.
 FIRST_FACTS, LAST_FACTS = 10, 20
@@ -63,6 +63,7 @@ _NO_ORDER: Document = {
 }
 #: What the job's agent says, as far as nothing was said.
 _NO_RUN: Document = {
+    "began_at": None,
     "duration": None,
     "result": None,
     "result_blob": None,
@@ -80,6 +81,8 @@ _NEW: Document = {
     "via": None,
     "start_by": None,
     "queued_at": None,
+    "received_at": None,
+    "accepted_at": None,
     "started_at": None,
     "ended_at": None,
     "reason": "",
@@ -254,7 +257,15 @@ def _on_started(job: Document, event: Event, offset: int) -> bool:
 
 
 def _start(job: Document, event: Event, offset: int) -> None:
-    _first(job, "_started", offset, time=moment(event.time))
+    data: JobStarted = event.data
+    _first(
+        job,
+        "_started",
+        offset,
+        time=moment(event.time),
+        received=optional_moment(data.received),
+        accepted=optional_moment(data.accepted),
+    )
 
 
 def _on_finished(job: Document, event: Event, offset: int) -> bool:
@@ -266,7 +277,7 @@ def _finish(job: Document, event: Event, offset: int) -> None:
     if not _first(job, "_finished", offset, state=data.outcome, time=moment(event.time)):
         return
     failure, output = data.failure, data.output
-    job["duration"] = data.duration
+    job["began_at"], job["duration"] = optional_moment(data.began), data.duration
     job["result"], job["result_blob"] = data.result, data.result_blob
     job["failure"] = None if failure is None else {"error": failure.error, "traceback": failure.traceback}
     job["output"] = {
@@ -346,6 +357,7 @@ def _settle(job: Document) -> None:
     job["cancel_requested"] = job["_cancel"] is not None
     job["via"], job["start_by"] = placed["via"], placed["start_by"]
     job["queued_at"] = queued and queued["time"]
+    job["received_at"], job["accepted_at"] = started and started["received"], started and started["accepted"]
     job["started_at"] = started and started["time"]
     job["ended_at"] = end and end["time"]
     job["late"] = bool(end and end is job["_finished"] and _inferred_before(job, end))
@@ -392,7 +404,7 @@ _STEPS: dict[type[Struct], Callable[[Document, Event, int], bool]] = {
 
 JOBS = Projection(
     name="jobs",
-    version=1,
+    version=2,
     handles=frozenset(
         {
             "event.job.waiting",

@@ -12,10 +12,12 @@ from portal.api.shapes import Ended, JobList, OneJob, Sent
 from portal.bodies import read_json, read_query
 from portal.commands import id_from_key
 from portal.gate import identity
+from portal.lists import Document
 from portal.openapi import operation
 from portal.parts import Parts
 from portal.queries import JobQuery
 from portal.runs import Runs
+from portal.timeline import hops
 
 #: Seconds that a job may be allowed to take, or to wait for its start: a year.
 YEAR = 366 * 86_400
@@ -92,7 +94,16 @@ class Job:
 
     @operation("Show a job", query=AtLeastQuery, answers={200: OneJob}, problems=[410])
     async def on_get(self, req: Request, resp: Response, id: str) -> None:
-        await answers.one(self._parts, req, resp, "job", "jobs", id)
+        await self._parts.views.at_least(read_query(req, AtLeastQuery).at_least)
+        resp.media = await self._parts.offload(whole_job, self._parts, id)
+
+
+def whole_job(parts: Parts, id: str) -> Document:
+    """A job's document with its time line; blocking. Raises `Problem` 404."""
+    job = answers.document(parts, "job", "jobs", id)
+    # jobs of a batch have the batch's command, a job of its own the one of its id
+    command = parts.views.get("commands", str(job.get("batch") or id)) or {}
+    return {**job, "timeline": hops(job, command.get("time"))}
 
 
 class JobCancel:

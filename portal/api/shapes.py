@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from portal.timeline import Hop
 from portal.views import AsOf
 
 
@@ -99,6 +100,8 @@ class OneNode(NodeItem, kw_only=True):
 
 
 class OneJob(JobItem, kw_only=True):
+    #: Where its time went, in order.
+    timeline: list[Hop]
     as_of: AsOf
     set_aside: SetAside | None = None
 

@@ -165,6 +165,18 @@ def timeline(segments: Sequence[Segment]) -> Markup:
     return _svg("0 0 720 18", "timeline", "; ".join(segment.label for segment in segments), parts, stretch=True)
 
 
+def stretch_bar(start: float, share: float, kind: str) -> Markup:
+    """A part of a whole at its place, both from 0 to 1; very short ones are wide enough to be seen. The text beside
+    it says the same.
+    """
+    width = max(4.0, 600 * share)
+    x = min(600 * start, 600 - width)
+    return Markup(
+        '<svg class="stretch" viewBox="0 0 600 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="empty" width="600" height="10"/><rect class="b-{}" x="{:.1f}" width="{:.1f}" height="10"/></svg>'
+    ).format(kind, x, width)
+
+
 def _svg(box: str, name: str, label: str, parts: Sequence[Markup], *, stretch: bool = False) -> Markup:
     fit = Markup(' preserveAspectRatio="none"') if stretch else ""
     return Markup('<svg class="{}" viewBox="{}" role="img" aria-label="{}"{}>{}</svg>').format(

@@ -6,12 +6,14 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from events.job import CancelJob, RetryJob
-from portal.api.answers import check_id, document
+from portal.api.answers import check_id
+from portal.api.jobs import whole_job
 from portal.api.nodes import DECIDE_SECONDS, decided
 from portal.bodies import read_query
 from portal.gate import identity, session_form
 from portal.lists import JOB_STATES, UNFINISHED, Document
 from portal.pages.charts import Segment, timeline
+from portal.pages.hops import rows_of
 from portal.pages.nodes import plain
 from portal.pages.page import Page
 from portal.pages.results import blocks_of
@@ -74,7 +76,7 @@ class JobPage(Page):
 
     def _build(self, id: str) -> dict[str, Any]:
         parts = self.parts
-        job = document(parts, "job", "jobs", id)
+        job = whole_job(parts, id)
         version = parts.views.get("script_versions", str(job.get("hash") or "")) or {}
         retries = parts.lists.jobs(JobQuery(retry_of=id, limit=10)).items
         stretches, result = segments(job, parts.now()), self._result(job)
@@ -89,6 +91,7 @@ class JobPage(Page):
             "retries": retries,
             "segments": stretches,
             "timeline": timeline(stretches),
+            "hops": rows_of(job["timeline"], parts.now()),
         }
 
     def _result(self, job: Document) -> Any:

@@ -60,6 +60,22 @@ def test_a_job_that_does_not_end_in_time_is_answered_by_its_id(house: House) -> 
     assert house.job(answer.json()["id"])["state"] == "started"
 
 
+def test_a_jobs_time_line_is_told_by_the_api_and_the_page(house: House) -> None:
+    job = house.api.post("/jobs", params={"wait": 20}, json=order()).json()["job"]
+    single = house.ended(job["id"])["timeline"]
+    assert [hop["name"] for hop in single] == ["decide", "deliver", "run"]
+    assert [hop["clocks"] for hop in single] == [["sender", "handlers"], ["handlers", "node"], ["node", "node"]]
+    with house.browser() as browser:
+        page = browser.get(f"/jobs/{job['id']}").text
+    assert "Where the time went" in page
+    assert page.count('<svg class="stretch"') == 3
+
+
+def test_the_time_line_of_a_batchs_job_begins_with_the_batchs_command(house: House) -> None:
+    batch = house.api.post("/jobs", params={"wait": 20}, json=order(nodes=["n1", "n2"])).json()
+    assert house.ended(batch["jobs"][0]["id"])["timeline"][0]["name"] == "decide"
+
+
 def test_a_failed_job_shows_the_traceback_of_the_script(house: House) -> None:
     job = house.api.post("/jobs", params={"wait": 20}, json=order("fail")).json()["job"]
     assert job["state"] == "failed"

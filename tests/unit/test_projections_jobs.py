@@ -15,7 +15,7 @@ from projections.jobs import FIRST_FACTS, JOBS, LAST_FACTS, MAX_PARKED, split
 from projections.osis.documents import Document
 from projections.projection import moment
 from tests.folding import admitted, fold_events
-from tests.stories import Story
+from tests.stories import STEP, Story
 
 
 def jobs_of(story: Story) -> dict[str, Document]:
@@ -93,11 +93,25 @@ def test_a_job_ends_as_its_agent_says(outcome: Any) -> None:
 
     assert seen["state"] == outcome
     assert (seen["started_at"], seen["ended_at"]) == (moment(started.time), moment(finished.time))
+    assert (seen["received_at"], seen["accepted_at"], seen["began_at"]) == (None, None, None)
     assert (seen["duration"], seen["result"]) == (0.5, [1, 2])
     assert seen["failure"] == {"error": "it broke", "traceback": ""}
     assert seen["output"] == {"blob": None, "lines": 1, "size": 6, "dropped": 0, "tail": "hello\n"}
     assert types(seen) == ["job.queued", "job.started", "job.finished"]
     assert not seen["late"]
+
+
+def test_a_job_has_the_marks_that_its_agent_made() -> None:
+    story = given_fleet()
+    job = story.job("facts", node="n1")
+    received, accepted, began = (story.now + STEP * n for n in (1, 2, 3))
+    story.started(job, received=received, accepted=accepted)
+    story.finished(job, began=began)
+
+    seen = jobs_of(story)[job]
+
+    marks = (seen["received_at"], seen["accepted_at"], seen["began_at"])
+    assert marks == (moment(received), moment(accepted), moment(began))
 
 
 def test_a_run_that_an_agent_began_itself_has_its_order_from_the_agent() -> None:
