@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bus.admission import ID_WINDOW, AdmissionState, Head, Producer, Seen
+from bus.admission import ID_WINDOW, AdmissionState, Changes, Head, Producer, Seen
 from bus.checkpoint import Checkpoint
 from projections.osis.documents import Document, Documents, Namespace
 from projections.osis.filters import Prefix
@@ -103,17 +103,19 @@ class AdmissionStore:
         seen = [one for chunk in chunks.values() for one in chunk.seen] + saved.pending.seen
         return AdmissionState.restore(saved.head, producers, seen)
 
-    def commit(self, state: AdmissionState, checkpoint: Checkpoint, views: dict[str, int], now: datetime) -> bool:
-        """Everything before `checkpoint.next_offset` is done. False when another writer is further: nothing changed.
+    def commit(
+        self, head: Head, changes: Changes, checkpoint: Checkpoint, views: dict[str, int], now: datetime
+    ) -> bool:
+        """Everything before `checkpoint.next_offset` is done. `head` and `changes` are the state's there.
 
-        After an error or False this object and the state are of no use any more; load them again.
+        False when another writer is further: nothing changed. After an error or False this object and the state are
+        of no use any more; load them again.
         """
         if len(self._pending.seen) + len(self._pending.producers) >= WRITE_BEHIND:
             self._write_behind()
-        changes = state.take_changes()
         self._pending.producers.update(changes.producers)
         self._pending.seen.extend(changes.seen)
-        saved = Saved(checkpoint=checkpoint, head=state.head(), pending=self._pending, views=views, written_at=now)
+        saved = Saved(checkpoint=checkpoint, head=head, pending=self._pending, views=views, written_at=now)
         stale = write_checkpoint(self._namespace, saved)
         self._saved = saved
         return not stale

@@ -162,6 +162,7 @@ class _Check:
         return namespace, saved
 
     def run(self) -> CheckReport:
+        self._writer.begin()
         self._writer.declare(indexes=False)
         self._follow()
         total, done = sum(self._live.count(view.name) for view in self._views), 0

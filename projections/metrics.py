@@ -45,8 +45,8 @@ class Metrics(Struct, kw_only=True):
     def records(self) -> int:
         return self.admitted + self.duplicate + self.void + self.bad
 
-    def count(self, word: Word) -> None:
-        setattr(self, word, getattr(self, word) + 1)
+    def count(self, word: Word, records: int = 1) -> None:
+        setattr(self, word, getattr(self, word) + records)
 
     def snapshot(self) -> dict[str, float]:
         """All of them by name."""

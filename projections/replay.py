@@ -26,7 +26,7 @@ from bus.errors import LogDiverged
 from bus.ports import Bus, Reader, Stream
 from projections import generation
 from projections.admission_store import META, Saved, read_checkpoint
-from projections.catchup import CatchUp, Progress, Stretch
+from projections.catchup import Behind, CatchUp, Progress, Stretch, rare_collections
 from projections.metrics import Metrics
 from projections.osis.documents import Document, Documents, Namespace
 from projections.osis.ttl import expiry
@@ -128,6 +128,7 @@ class _Replay:
     def everything(self) -> ReplayReport:
         """From the first record to the last, then live."""
         writer = self._writer(self._begin("replay").name, self._views)
+        writer.begin()
         writer.declare(indexes=False)
         with closing(self._stream.read_from("first")) as reader:
             return self._finish(writer, reader)
@@ -137,6 +138,7 @@ class _Replay:
         source, saved = self._live()
         namespace = self._begin(f"replay of {', '.join(one.name for one in self.chosen)}")
         chosen = self._writer(namespace.name, self.chosen)
+        chosen.begin()
         chosen.declare(indexes=False)
         with closing(self._stream.read_from("first")) as reader:
             self._catch_up(chosen, reader).run(self._heed, saved.checkpoint.next_offset)
@@ -166,14 +168,17 @@ class _Replay:
     def _fold_until(self, namespace: Namespace, until: datetime | int) -> None:
         # what is over by today was there then; what was over then is taken out at the end
         writer = self._writer(namespace.name, [replace(view, ttl=None) for view in self.chosen])
+        writer.begin()
         writer.declare(indexes=False)
         last: Entry | None = None
         with closing(self._stream.read_from("first")) as reader:
             stretch = Stretch(self._stream, reader, 0)
-            for entries in self._until(writer, stretch, until):
-                writer.fold(entries)
-                last = entries[-1]
-                self._heed(self._progress(last.record.next_offset, stretch.end))
+            with Behind(writer, self._clock) as behind:
+                for entries in self._until(writer, stretch, until):
+                    with rare_collections():
+                        behind.write(writer.fold_entries(entries))
+                    last, stretch.size = entries[-1], behind.size
+                    self._heed(self._progress(last.record.next_offset, stretch.end))
         if last is not None and last.log_time is not None:
             self._forget(namespace, last.log_time)
         writer.declare(indexes=True)

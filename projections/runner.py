@@ -27,7 +27,7 @@ from bus.ports import Bus, Reader, Record
 from bus.progress import Progress as Place
 from projections import generation
 from projections.admission_store import read_checkpoint
-from projections.catchup import BATCH, CatchUp, Progress
+from projections.catchup import CatchUp, Progress
 from projections.health import Doing, Health, read_health, runner_name, write_health
 from projections.metrics import Metrics
 from projections.osis.documents import Documents
@@ -35,8 +35,8 @@ from projections.projection import AnyProjection
 from projections.registry import PROJECTIONS, versions
 from projections.writer import Writer
 
-#: Seconds that a read waits for the next record.
-READ = 0.5
+#: Records of one batch of live views, and seconds that a read waits for the first.
+BATCH, READ = 2_000, 0.5
 #: Seconds between two looks at which generation is live.
 LOOK_EVERY = 1.0
 #: Seconds between two words about its health.
@@ -173,6 +173,7 @@ class Runner:
         self._target = generation.begin(self._documents, self._clock.now(), why).name
         self._speak("rebuilding", why)
         writer = self._writer(self._target)
+        writer.begin()
         writer.declare(indexes=False)
         return Opened(writer, self._stream.read_from("first"), log_id)
 

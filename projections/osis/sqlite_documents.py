@@ -8,6 +8,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ _DISTINCT = """
 SELECT DISTINCT each.value FROM {{table}}, json_each(doc, {path}) AS each
 WHERE each.type = 'text' AND json_type(doc, {path}) <> 'object'
 """
+#: Rows that one statement writes, the most first. After each statement Python waits until other threads pause, up to
+#: five milliseconds; so many rows of a batch must not be as many statements.
+_ROWS = (1_000, 200, 40, 8, 1)
 _PUT = """
-INSERT INTO {table} (id, at, expires, doc) VALUES (?, ?, ?, ?)
+INSERT INTO {table} (id, at, expires, doc) VALUES {rows}
 ON CONFLICT (id) DO UPDATE SET at = excluded.at, expires = excluded.expires, doc = excluded.doc
 WHERE excluded.at IS NULL OR {table}.at IS NULL OR excluded.at >= {table}.at
 """
@@ -280,18 +284,27 @@ class _Table:
         if not documents:
             return 0
         rows = [(d.id, d.at, expiry(self._ttl, d.source), d.raw.decode()) for d in documents]
-        sql = _PUT.format(table=self._sql_name)
         with self._database.writing() as connection:
             try:
-                written = connection.executemany(sql, rows).rowcount
+                written = self._insert(connection, rows)
             except sqlite3.OperationalError as error:
                 if not _is_missing(error):
                     raise
                 self._create(connection)
-                written = connection.executemany(sql, rows).rowcount
+                written = self._insert(connection, rows)
         if self._ttl is not None and self._clock() - self._swept >= SWEEP_SECONDS:
             self.sweep()
         return len(rows) - written
+
+    def _insert(self, connection: Connection, rows: list[tuple[Any, ...]]) -> int:
+        """Return how many were written."""
+        written = done = 0
+        for size in _ROWS:
+            sql = _PUT.format(table=self._sql_name, rows=", ".join(["(?, ?, ?, ?)"] * size))
+            while len(rows) - done >= size:
+                written += connection.execute(sql, list(chain.from_iterable(rows[done : done + size]))).rowcount
+                done += size
+        return written
 
     def sweep(self) -> int:
         self._swept = self._clock()

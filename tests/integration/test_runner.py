@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from bus.admission import AdmissionState, admit
 from bus.checkpoint import resume
 from bus.embedded import EmbeddedBus
-from bus.ports import Record
 from events.actors import PROJECTIONS as USER
 from events.envelope import Event
 from projections import catchup, generation, runner
@@ -30,7 +29,7 @@ from projections.projection import AnyProjection, Projection
 from projections.registry import PROJECTIONS
 from projections.replay import replay
 from projections.set_aside import SET_ASIDE
-from projections.writer import Writer
+from projections.writer import Batch, Writer
 from tests.contract.bus_contract import EmbeddedEngine
 from tests.folding import fold_log
 from tests.projecting import busy_story, caught_up, live, running, seen
@@ -556,14 +555,14 @@ def test_a_rebuild_that_was_interrupted_goes_on_where_it_was(
     monkeypatch.setattr(catchup, "BATCH", 50)
     story = busy_story(jobs=60)
     story.write(log_folder)
-    calls, write = iter(range(1_000)), Writer.write
+    calls, store = iter(range(1_000)), Writer.store
 
-    def interrupted(self: Writer, records: list[Record], log_id: str) -> None:
+    def interrupted(self: Writer, batch: Batch) -> None:
         if next(calls) in (3, 4):
             raise Unreachable("the storage is away")
-        write(self, records, log_id)
+        store(self, batch)
 
-    monkeypatch.setattr(Writer, "write", interrupted)
+    monkeypatch.setattr(Writer, "store", interrupted)
     with running(log_folder, documents, restart=True) as metrics:
         views = caught_up(documents, log_folder)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bus import admission
 from bus.admission import AdmissionState, admit
-from bus.checkpoint import Checkpoint, log_id
+from bus.checkpoint import log_id
 from bus.clock import SystemClock
 from projections import admission_store
 from projections.admission_store import META, AdmissionStore, load_admission
@@ -215,13 +215,11 @@ def test_two_processes_that_write_the_same_generation_in_turns_come_to_the_same(
 def test_a_process_that_slept_before_its_checkpoint_is_told_that_it_was_overtaken() -> None:
     with storage() as documents:
         frozen, awake = writer(documents), writer(documents)
-        entries = [frozen.admit(record) for record in RECORDS[:20]]
-        frozen.fold(entries)
+        batch = frozen.fold(RECORDS[:20], LOG)
         write_on(awake)
 
-        frozen.fold(entries)
         with pytest.raises(Overtaken):
-            frozen._commit(Checkpoint(log=LOG, next_offset=20))
+            frozen.store(batch)
 
         assert_all_is_well(documents)
 
