@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table as Sheet
 
-from benchmarks import appends, archive, fleet, growth, hops, jobs, memory, reads
+from benchmarks import appends, archive, fleet, growth, hops, jobs, memory, reads, rebuild
 from benchmarks.measure import Table
 from benchmarks.place import Place, Progress
 from benchmarks.report import DATA, Report, write
@@ -23,6 +23,7 @@ FIGURES: dict[str, Callable[[Place, int, Progress], list[Table]]] = {
     "jobs": jobs.tables,
     "hops": hops.tables,
     "fleet": fleet.tables,
+    "rebuild": rebuild.tables,
     "archive": archive.tables,
     "growth": growth.tables,
     "memory": memory.tables,
