@@ -55,8 +55,9 @@ chaos: $(TEST_READY)  ## run the fault suite: ARGS="--seed 1 --runs 300 --out DI
 	$(BIN)/python -m tests.chaos run $(ARGS)
 
 .PHONY: bench
-bench: $(TEST_READY)  ## measure fleetbus beside its rivals on the same servers
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(TEST_READY)  ## measure fleetbus beside its rivals, and put the figures into docs/performance.md
+	$(BIN)/python -m benchmarks --into docs/performance-data $(ARGS)
+	$(BIN)/python -m benchmarks.report
 
 .PHONY: services
 services: $(TEST_READY)  ## start real servers for tests and print their addresses

@@ -42,14 +42,9 @@ PLAYERS = 2
 GATHER_WITHIN, ANSWER_WITHIN, BEATS = 600.0, 120.0, 5.0
 LOOK = 0.5
 
-BROKER_SETTINGS = """
-# of deploy/rabbitmq.conf: what matters to a large fleet
-tcp_listen_options.backlog = 1024
-tcp_listen_options.sndbuf = 16384
-tcp_listen_options.recbuf = 16384
-collect_statistics_interval = 60000
-management.rates_mode = none
-"""
+#: Where the broker's settings for many agents are, and what they begin with.
+DEPLOYED = Path(__file__).parents[1] / "deploy" / "rabbitmq.conf"
+FOR_MANY = ("tcp_listen_options.", "collect_statistics_interval", "management.rates_mode")
 ERLANG = " +sbwt none +sbwtdcpu none +sbwtdio none"
 
 BARE = "bare pika"
@@ -93,12 +88,14 @@ def _counted(runs: int, what: str, progress: Progress) -> Iterator[None]:
 
 
 class Broker(RabbitMQ):
-    """With the settings for a large fleet, and room in memory for it."""
+    """With the settings that a large fleet's broker is deployed with, and room in memory for it."""
 
     def write_configuration(self) -> None:
         super().write_configuration()
         path = self.directory / "rabbitmq.conf"
-        write_private(path, path.read_text().replace("absolute = 1GB", "absolute = 4GB") + BROKER_SETTINGS)
+        settings = [line for line in DEPLOYED.read_text().splitlines() if line.startswith(FOR_MANY)]
+        roomy = path.read_text().replace("absolute = 1GB", "absolute = 4GB")
+        write_private(path, "\n".join([roomy, *settings, ""]))
 
     def environment(self) -> dict[str, str]:
         found = super().environment()

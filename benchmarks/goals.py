@@ -1,7 +1,7 @@
 """What the figures are wanted to be, and whether they are. A goal names its table, so that no figure is typed twice."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 from typing import Literal
 
@@ -30,9 +30,10 @@ class Wanted(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """What came out for one goal; `share` is how much of it was reached: 1 is just met."""
+    """What came out for one goal, in the table of that title; `share` is how much was reached: 1 is just met."""
 
     wanted: Wanted
+    title: str
     found: Figure | Ratio
 
     @property
@@ -127,15 +128,16 @@ WANTED = (
 
 def verdicts(tables: Sequence[Table]) -> list[tuple[Wanted, list[Verdict]]]:
     """Each goal with what was found for it: nothing when it was not measured, several for several tables."""
-    return [(wanted, [Verdict(wanted, found) for found in _found(wanted, tables)]) for wanted in WANTED]
+    return [(wanted, list(_found(wanted, tables))) for wanted in WANTED]
 
 
-def _found(wanted: Wanted, tables: Sequence[Table]) -> list[Figure | Ratio]:
-    fitting = [table for table in tables if table.title.startswith(wanted.table)]
-    if wanted.peer:
-        return [
-            r for table in fitting for r in table.ratios if r.name == wanted.figure and r.peer.startswith(wanted.peer)
-        ]
-    return [
-        f for table in fitting for f in table.figures if f.name == wanted.figure and f.contestant == wanted.contestant
-    ]
+def _found(wanted: Wanted, tables: Sequence[Table]) -> Iterator[Verdict]:
+    for table in tables:
+        if not table.title.startswith(wanted.table):
+            continue
+        for ratio in table.ratios:
+            if wanted.peer and ratio.name == wanted.figure and ratio.peer.startswith(wanted.peer):
+                yield Verdict(wanted, table.title, ratio)
+        for figure in table.figures:
+            if not wanted.peer and (figure.name, figure.contestant) == (wanted.figure, wanted.contestant):
+                yield Verdict(wanted, table.title, figure)

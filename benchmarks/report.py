@@ -1,7 +1,8 @@
 """`python -m benchmarks.report`: puts the figures of runs into docs/performance.md, and draws its charts.
 
 The page's prose is written by hand and its figures are not: what stands between `<!-- WHAT -->` and `<!-- end -->` is
-made from the JSON files of docs/performance-data, where WHAT is `machine`, `goals`, or the beginning of tables' titles.
+made from the JSON files of docs/performance-data, where WHAT is `machine`, `goals`, a chart's file, or the beginning of
+tables' titles.
 """
 
 import re
@@ -90,8 +91,15 @@ def _block(what: str, reports: Sequence[Report]) -> str:
         return _machine(reports)
     if what == "goals":
         return _goals(tables)
+    if what.endswith(".svg"):
+        return _chart(what, reports)
     fitting = [_table(table) for table in tables if table.title.startswith(what)]
     return "\n".join(fitting) or "Not measured.\n"
+
+
+def _chart(name: str, reports: Sequence[Report]) -> str:
+    titles = {"goals.svg": "What was reached of each goal", **{growth.file: growth.title for growth in GROWTHS}}
+    return f"![{titles[name]}]({DATA.name}/{name})\n" if name in charts(reports) else "Not measured.\n"
 
 
 def _machine(reports: Sequence[Report]) -> str:
@@ -116,7 +124,8 @@ def _goals(tables: Sequence[Table]) -> str:
             unit = " x" if wanted.peer else f" {wanted.unit}"
             spread = f"{_number(verdict.found.low)} to {_number(verdict.found.high)}"
             met = "met" if verdict.met else "**missed**"
-            rows.append([wanted.what, goal, f"{_number(verdict.value)}{unit}", spread, met])
+            what = wanted.what if len(found) == 1 else f"{wanted.what}: {verdict.title}"
+            rows.append([what, goal, f"{_number(verdict.value)}{unit}", spread, met])
     return _rows(["figure", "goal", "measured", "spread", ""], rows)
 
 
@@ -151,7 +160,8 @@ def _bars(tables: Sequence[Table]) -> Iterator[Bar]:
     for wanted, found in verdicts(tables):
         for verdict in found:
             beside = f" / {wanted.peer.partition(',')[0]}" if wanted.peer else ""
-            yield Bar(f"{wanted.what}{beside}"[:52], verdict.share, _said(wanted, verdict), verdict.met)
+            which = "" if len(found) == 1 else verdict.title.rpartition(" ")[2] + ": "
+            yield Bar(f"{which}{wanted.what}{beside}"[:52], verdict.share, _said(wanted, verdict), verdict.met)
 
 
 def _said(wanted: Wanted, verdict: Verdict) -> str:
