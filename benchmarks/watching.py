@@ -5,6 +5,7 @@ Prints `open` when all connections have their first bytes. Each event says its n
 10 seconds, it prints the figures as JSON and ends. Latencies are counted in tenths of a millisecond.
 """
 
+import contextlib
 import json
 import re
 import selectors
@@ -59,45 +60,51 @@ class Crowd(Struct, frozen=True):
 
 def watch(url: str, headers: dict[str, str], count: int, events: int) -> Crowd:
     """Opens the connections, and reads until each has everything, or nothing comes."""
-    at = urlsplit(url)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    path = f"{at.path}?{at.query}" if at.query else at.path
-    request = f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\n{lines}\r\n".encode()
-    selector, waiting, watchers = selectors.DefaultSelector(), set[Watcher](), list[Watcher]()
-    for _ in range(count):
-        connection = socket.create_connection((at.hostname or "", at.port or 80))
-        connection.sendall(request)
-        watcher = Watcher(connection)
-        watchers.append(watcher)
-        waiting.add(watcher)
-        selector.register(connection, selectors.EVENT_READ, watcher)
-    latencies: Counter[int] = Counter()
-    got, closed, wanted = 0, 0, count * events
-    while got < wanted:
-        ready = selector.select(PATIENCE if not waiting else 60.0)
-        if not ready:
-            break
-        for key, _ in ready:
-            watcher = key.data
-            data = watcher.connection.recv(1 << 18)
-            if not data:
-                closed += 1
-                selector.unregister(watcher.connection)
-                continue
-            if watcher in waiting and FRAME_END in data:
-                waiting.discard(watcher)
-                if not waiting:
-                    print("open", flush=True)
-            got += watcher.take(data, time.time(), latencies)
+    with contextlib.ExitStack() as stack:
+        watchers = [Watcher(stack.enter_context(_open(url, headers))) for _ in range(count)]
+        latencies: Counter[int] = Counter()
+        got, closed = _read(watchers, count * events, latencies)
     return Crowd(
         got,
-        sum(events - watcher.next for watcher in watchers) if closed == 0 else wanted - got,
+        count * events - got,
         sum(watcher.wrong for watcher in watchers),
         closed,
         _share(latencies, got, 0.5),
         _share(latencies, got, 0.99),
         max(latencies, default=0) / 10,
     )
+
+
+def _open(url: str, headers: dict[str, str]) -> socket.socket:
+    at = urlsplit(url)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    path = f"{at.path}?{at.query}" if at.query else at.path
+    connection = socket.create_connection((at.hostname or "", at.port or 80))
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\n{lines}\r\n".encode())
+    return connection
+
+
+def _read(watchers: list[Watcher], wanted: int, latencies: Counter[int]) -> tuple[int, int]:
+    """How many events came, and how many connections were closed from the other side."""
+    waiting, got, closed = set(watchers), 0, 0
+    with selectors.DefaultSelector() as selector:
+        for watcher in watchers:
+            selector.register(watcher.connection, selectors.EVENT_READ, watcher)
+        while got < wanted and closed < len(watchers):
+            ready = selector.select(60.0 if waiting else PATIENCE)
+            if not ready:
+                break
+            for key, _ in ready:
+                watcher, data = key.data, key.data.connection.recv(1 << 18)
+                if not data:
+                    closed += 1
+                    selector.unregister(watcher.connection)
+                elif watcher in waiting and FRAME_END in data:
+                    waiting.discard(watcher)
+                    if not waiting:
+                        print("open", flush=True)
+                got += watcher.take(data, time.time(), latencies)
+    return got, closed
 
 
 def _share(latencies: Counter[int], count: int, share: float) -> float:
