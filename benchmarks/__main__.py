@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table as Sheet
 
-from benchmarks import appends, archive, fleet, growth, hops, jobs, memory, reads, rebuild
+from benchmarks import appends, archive, fleet, growth, hops, jobs, lists, memory, reads, rebuild, watchers
 from benchmarks.measure import Table
 from benchmarks.place import Place, Progress
 from benchmarks.report import DATA, Report, write
@@ -24,6 +24,8 @@ FIGURES: dict[str, Callable[[Place, int, Progress], list[Table]]] = {
     "hops": hops.tables,
     "fleet": fleet.tables,
     "rebuild": rebuild.tables,
+    "lists": lists.tables,
+    "watchers": watchers.tables,
     "archive": archive.tables,
     "growth": growth.tables,
     "memory": memory.tables,
