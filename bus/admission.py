@@ -15,6 +15,7 @@ must forget at the same record. Whoever changes one, or a rule, raises `VERSION`
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import islice
 
 from msgspec import Struct
@@ -23,7 +24,7 @@ from bus.ports import Record
 from events import codec
 from events.actors import ARCHIVER, HANDLERS, may_be
 from events.envelope import Event
-from events.registry import SEAT_TYPES, TYPES, Voice, service_of
+from events.registry import NODE_TYPES, SEAT_TYPES, TYPES, Voice, service_of
 from events.routing import key_for
 from events.seat import SeatTaken
 
@@ -245,36 +246,40 @@ def admit(state: AdmissionState, record: Record) -> Verdict:
 def check(record: Record) -> Event:
     """Rule 1: the event in a record, said by whom it says. Telemetry is read by it, too. Raises `BadEvent`."""
     event = codec.decode(record.body)
-    user = record.user
-    if user is None:
+    if record.user is None:
         raise codec.BadEvent("the broker does not say who published it (no user_id)")
-    key = key_for(event.type, event.actor)
-    if record.key not in (key, f"{event.type}.{user}"):
-        raise codec.BadEvent(f"the routing key is {record.key!r}; for this type and actor it is {key!r}")
-    if not may_be(user, event.actor, record.key):
-        raise codec.BadEvent(f"the user {user!r} may not speak as {event.actor!r}")
-    _check_voice(event, user)
+    complaint = _complaint(event.type, event.actor, record.key, record.user)
+    if complaint is None and event.type in NODE_TYPES and event.actor != f"node:{event.data.node}":
+        complaint = f"{event.type} about node {event.data.node} is for its agent to say, not for {event.actor}"
+    if complaint is not None:
+        raise codec.BadEvent(complaint)
     return event
 
 
-def _check_voice(event: Event, user: str) -> None:
-    definition = TYPES.get(event.type)
-    if event.is_command and user.startswith("node."):
-        raise codec.BadEvent("agents do not give commands; people and services do")
+@lru_cache(maxsize=50_000)
+def _complaint(  # noqa: PLR0911 - one rule after the other
+    event_type: str, actor: str, routing_key: str, user: str
+) -> str | None:
+    """Why `user` may not say an event of this type as `actor` under this key, whatever is in it; None if it may."""
+    key = key_for(event_type, actor)
+    if routing_key not in (key, f"{event_type}.{user}"):
+        return f"the routing key is {routing_key!r}; for this type and actor it is {key!r}"
+    if not may_be(user, actor, routing_key):
+        return f"the user {user!r} may not speak as {actor!r}"
+    if event_type.startswith("command.") and user.startswith("node."):
+        return "agents do not give commands; people and services do"
+    definition = TYPES.get(event_type)
     if definition is None:
-        service = service_of(event.type)
-        if event.actor.startswith("service:") and event.actor != f"service:{service}":
-            raise codec.BadEvent(f"{event.type} belongs to service:{service}, not to {event.actor}")
-        if event.actor.startswith("node:"):
-            raise codec.BadEvent(f"{event.type} belongs to service:{service}, not to an agent")
-    elif definition.voice is Voice.NODE and event.actor != f"node:{event.data.node}":
-        raise codec.BadEvent(
-            f"{event.type} about node {event.data.node} is for its agent to say, not for {event.actor}"
-        )
+        service = service_of(event_type)
+        if actor.startswith("service:") and actor != f"service:{service}":
+            return f"{event_type} belongs to service:{service}, not to {actor}"
+        if actor.startswith("node:"):
+            return f"{event_type} belongs to service:{service}, not to an agent"
     elif definition.voice is Voice.ARCHIVER and user != ARCHIVER:
-        raise codec.BadEvent(f"{event.type} is for the archiver to say, not for {user}")
-    elif event.type == "event.log.created" and user != HANDLERS:
-        raise codec.BadEvent("only handlers begin a log")
+        return f"{event_type} is for the archiver to say, not for {user}"
+    elif event_type == "event.log.created" and user != HANDLERS:
+        return "only handlers begin a log"
+    return None
 
 
 def _admit_from_agent(state: AdmissionState, record: Record, user: str, event: Event) -> Verdict:

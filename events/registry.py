@@ -85,6 +85,8 @@ PLATFORM_WORDS = frozenset(name.split(".")[1] for name in TYPES)
 
 #: Types that nobody but the holder of the seat may say.
 SEAT_TYPES = frozenset(name for name, definition in TYPES.items() if definition.voice is Voice.SEAT)
+#: Types that only the agent of the node which `data.node` names may say.
+NODE_TYPES = frozenset(name for name, definition in TYPES.items() if definition.voice is Voice.NODE)
 
 
 def schema_id(event_type: str, version: int) -> str:

@@ -34,6 +34,9 @@ _BINARY, _MAP, _LIST = frozenset((0xA0, 0xB0)), frozenset((0xC1, 0xD1)), frozens
 #: Bytes of a value's body, by the high half of its constructor.
 _FIXED = {4: 0, 5: 1, 6: 2, 7: 4, 8: 8, 9: 16}
 
+#: Of a message with the sections that all have.
+_SHORTEST = 32
+
 #: What was found in sections that repeat; forgotten when there are too many.
 _REMEMBERED = 50_000
 _keys: dict[bytes, str] = {}
@@ -101,9 +104,34 @@ def read_chunk(payload: bytes, at: int) -> Chunk | None:
 
 def _record(offset: int, data: bytes, at: int, end: int) -> Record:
     try:
-        return _message(offset, data, at, end)
+        return _plain(offset, data, at, end) or _message(offset, data, at, end)
     except (Unreadable, IndexError, UnicodeDecodeError, struct.error):
         return Record(offset, data[at:end], "", None)
+
+
+def _plain(offset: int, data: bytes, at: int, end: int) -> Record | None:
+    """A message as nearly all are, whose key and user were met before: four sections, each with a short size but the
+    last. None of any other.
+    """
+    if end - at < _SHORTEST:
+        return None
+    properties = at + 5 + data[at + 4]
+    key = _keys.get(data[at:properties])
+    if key is None or not data.startswith(b"\x00Ss\xc0", properties, end):
+        return None
+    application = properties + 5 + data[properties + 4]
+    if not data.startswith(b"\x00St\xc1", application, end):
+        return None
+    body = application + 5 + data[application + 4]
+    if not data.startswith(b"\x00Su\xb0", body, end - 4) or _size(data, body + 4)[0] != end - body - 8:
+        return None
+    # the properties' fields: the message's id, a text, and the user, a binary
+    user = properties + 8 + data[properties + 7]
+    if user + 2 > application or data[properties + 6] != 0xA1 or data[user] != 0xA0:
+        return None
+    past = user + 2 + data[user + 1]
+    name = _users.get(data[user:past]) if past <= application else None
+    return Record(offset, data[body + 8 : end], key, name) if name is not None else None
 
 
 def _message(offset: int, data: bytes, at: int, end: int) -> Record:  # noqa: C901 - one walk, in one piece for speed

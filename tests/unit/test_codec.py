@@ -1,6 +1,7 @@
 """Bytes to events and back; what is no event is refused with a reason."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.codec import BadEvent, decode, encode, origin
+from events.codec import BadEvent, decode, decode_any, encode, origin
 from events.envelope import MAX_BODY_BYTES, Event, derived_id
 from events.job import JobFinished, JobOutput, SubmitJob, Target
 
@@ -124,3 +125,34 @@ def test_the_place_of_a_bad_record_in_its_producers_count_is_readable() -> None:
 def test_a_derived_id_is_the_same_for_ever() -> None:
     assert derived_id(ID, "n1") == "90b82c83-b02d-5420-ac11-9279d1830498"
     assert derived_id(ID, "n1") == derived_id(ID, "n1") != derived_id(ID, "n2")
+
+
+def told(read: Callable[[bytes], Event], body: bytes) -> Event | str:
+    try:
+        return read(body)
+    except BadEvent as error:
+        return str(error)
+
+
+WRITTEN = encode(submit(correlationid=ID, causationid=ID, expires=NOW, seattoken=ID, producer=ID, seq=7))
+
+
+@given(st.binary(max_size=4), st.integers(0, len(WRITTEN)), st.integers(0, 4))
+def test_the_short_way_reads_what_the_long_one_does_and_no_more(noise: bytes, at: int, instead: int) -> None:
+    body = WRITTEN[:at] + noise + WRITTEN[at + instead :]
+    assert told(decode, body) == told(decode_any, body)
+
+
+@pytest.mark.parametrize("change", [
+    {"id": ID.upper()}, {"correlationid": "x"}, {"causationid": ID + "\n"}, {"seattoken": 7}, {"producer": ""},
+    {"actor": "user:alice\n"}, {"actor": "alice"}, {"seq": 0}, {"type": "command.job.cancel"}, {"specversion": None},
+    {"dataschema": "urn:fleetbus:command.job.submit:2"}, {"dataschema": "urn:fleetbus:command.job.cancel:1"},
+    {"dataschema": None}, {"source": ""}, {"data": {"script": "facts"}}, {"datacontenttype": "text/plain"},
+    {"time": "2026-01-02T03:04:05"}, {"expires": "soon"}, {"more": {"dataschema": "urn:x"}},
+    {"source": '"dataschema":"urn:fleetbus:command.job.cancel:1"'},
+])  # fmt: skip
+def test_both_ways_agree_on_every_attribute(change: dict[str, Any]) -> None:
+    for order in (json.loads(WRITTEN) | change, change | json.loads(WRITTEN) | change):
+        body = json.dumps({key: value for key, value in order.items() if value is not None}).encode()
+        for compact in (body, body.replace(b'": ', b'":').replace(b', "', b',"')):
+            assert told(decode, compact) == told(decode_any, compact)

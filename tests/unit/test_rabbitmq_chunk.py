@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.ports import Record
+from bus.rabbitmq import chunk as chunks
 from bus.rabbitmq.chunk import BadChunk, Chunk, read_chunk
 
 #: As RabbitMQ 3.10 wrote it: published by `portal` under `event.a.b`, with all properties that fleetbus sets.
@@ -98,6 +99,20 @@ def test_a_chunk_that_is_not_what_was_written_is_bad(broken: bytes) -> None:
 
 def test_a_chunk_without_messages_is_none() -> None:
     assert read_chunk(frame(b"tracking", 1, kind=1), 0) is None
+
+
+#: As above, with a body of more than 255 bytes, which is how events come.
+LONG = PUBLISHED[: PUBLISHED.index(b"\x00Su")] + b"\x00Su\xb0\x00\x00\x01\x2c" + bytes(300)
+
+
+@given(st.binary(min_size=1, max_size=3), st.integers(0, len(LONG)), st.integers(0, 3))
+def test_the_short_way_through_a_message_gives_what_the_long_one_does(noise: bytes, at: int, instead: int) -> None:
+    assert chunk(LONG).records(0) == [Record(0, bytes(300), "event.a.b", "portal")]
+    changed = LONG[:at] + noise + LONG[at + instead :]
+    short = chunk(changed).records(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "_plain", lambda *_: None)
+        assert chunk(changed).records(0) == short
 
 
 @given(st.binary(max_size=200), st.integers(0, len(PUBLISHED)))
