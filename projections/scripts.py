@@ -72,7 +72,7 @@ def header_of(source: str, name: str) -> dict[str, Any] | str:
 
 SCRIPTS = Projection(
     name="scripts",
-    version=1,
+    version=2,
     handles=frozenset({"event.script.published", "event.script.retired"}),
     keys=script_keys,
     fold=fold_script,
@@ -80,7 +80,7 @@ SCRIPTS = Projection(
 
 SCRIPT_VERSIONS = Projection(
     name="script_versions",
-    version=1,
+    version=2,
     handles=frozenset({"event.script.published"}),
     keys=version_keys,
     fold=fold_version,
