@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,9 +13,15 @@ def parse_moment(value: Any) -> datetime | None:
     """A moment of a document; None when there is none, or it cannot be read."""
     if isinstance(value, datetime):
         return value
+    return _parse(value) if isinstance(value, str) else None
+
+
+@lru_cache(maxsize=1_024)
+def _parse(text: str) -> datetime | None:
+    # pages write each moment in three ways
     try:
-        found = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        found = datetime.fromisoformat(text)
+    except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
