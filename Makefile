@@ -74,7 +74,7 @@ format: $(DEV_READY)  ## put the code into the one format
 
 .PHONY: lock
 lock: $(DEV_READY)  ## choose anew the versions in the lock files (UPGRADE=1: the newest)
-	$(LOCK) pyproject.toml --group build --group dev --extra fast --output-file requirements-dev.lock
+	$(LOCK) pyproject.toml --group build --group dev --output-file requirements-dev.lock
 	$(LOCK) pyproject.toml --group build --constraint requirements-dev.lock \
 		--output-file requirements.lock
 	$(LOCK) --group libvirt --output-file requirements-libvirt.lock
