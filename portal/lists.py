@@ -56,9 +56,10 @@ class Lists:
     def jobs(self, query: JobQuery) -> Listed:
         return self._find("jobs", query, queries.jobs(query, now(self._clock)))
 
-    def nodes(self, query: NodeQuery) -> Listed:
-        roles = [role for role in self.roles() if holds((role,), query.role)] if query.role else []
-        return self._find("nodes", query, queries.nodes(query, roles))
+    def nodes(self, query: NodeQuery, roles: list[str] | None = None) -> Listed:
+        """`roles`: every role that some node holds, if the caller has just looked."""
+        known = (roles or self.roles()) if query.role else []
+        return self._find("nodes", query, queries.nodes(query, [role for role in known if holds((role,), query.role)]))
 
     def scripts(self, query: ScriptQuery) -> Listed:
         return self._find("scripts", query, queries.scripts(query))

@@ -30,8 +30,9 @@ class NodesPage(Page):
         query = read_query(req, NodeQuery)
 
         def build() -> dict[str, Any]:
-            nodes = self.parts.lists.nodes(query)
-            return {"as_of": nodes.as_of, "nodes": nodes, "query_of": plain(query), "roles": self.parts.lists.roles()}
+            roles = self.parts.lists.roles()
+            nodes = self.parts.lists.nodes(query, roles)
+            return {"as_of": nodes.as_of, "nodes": nodes, "query_of": plain(query), "roles": roles}
 
         await self.show(req, resp, "nodes.html", build)
 
