@@ -26,6 +26,8 @@ from projections.audit.verify import verify
 
 RECORDS, SEGMENTS = 200_000, 4
 QUICK_RECORDS = 10_000
+#: Records of one segment: more would be sealed for their bytes, and the archive's end would be another than expected.
+MOST = 50_000
 #: Seconds: no segment is sealed for its age.
 PATIENCE = 3_600.0
 PROOFS = 100
@@ -76,12 +78,12 @@ def _archiving(log: Path, target: Path, key: PrivateKey) -> Iterator[int]:
     stop = threading.Event()
     with closing(EmbeddedBus(log, ARCHIVER)) as bus:
         end = bus.stream("log").next_offset()
-        limits = Limits(records=end // SEGMENTS, seconds=PATIENCE)
+        limits = Limits(records=min(end // SEGMENTS, MOST), seconds=PATIENCE)
         archiver = Archiver(bus, target, key, SystemClock(), limits=limits)
         thread = threading.Thread(target=archiver.run, args=(stop,))
         thread.start()
         try:
-            yield limits.records * SEGMENTS
+            yield end // limits.records * limits.records
         finally:
             stop.set()
             thread.join()

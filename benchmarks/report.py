@@ -169,7 +169,9 @@ def _said(wanted: Wanted, verdict: Verdict) -> str:
 
 
 def _line(table: Table, name: str) -> list[Point]:
-    sized = {int(f.contestant.split()[0].replace(",", "")): f.median for f in table.figures if f.name == name}
+    sizes = {f: int(f.contestant.split()[0].replace(",", "")) for f in table.figures if f.name == name}
+    # there is no place for nothing on a logarithmic axis
+    sized = {size: figure.median for figure, size in sizes.items() if size and figure.median}
     smallest = sized[min(sized)]
     return [Point(size, value / smallest) for size, value in sorted(sized.items())]
 
