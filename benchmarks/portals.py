@@ -79,7 +79,7 @@ def bare(folder: Path, *arguments: str) -> Iterator[Running]:
 
 
 def _log_in(url: str, password: str) -> str:
-    with httpx.Client(base_url=url, trust_env=False) as http:
+    with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http:
         csrf = csrf_in(http.get("/login").text)
         http.post("/login", data={"csrf": csrf, "account": ADMIN, "password": password})
         return http.cookies[COOKIE]
@@ -87,7 +87,7 @@ def _log_in(url: str, password: str) -> str:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False).status_code < 500
+        return httpx.get(url, timeout=PATIENCE, trust_env=False).status_code < 500
     except httpx.TransportError:
         return False
 

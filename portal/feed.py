@@ -126,7 +126,15 @@ class Feed:
         self._bytes += len(frame)
         self.end += 1
         while len(self._frames) > KEPT_EVENTS or (self._bytes > KEPT_BYTES and len(self._frames) > 1):
-            self._bytes -= len(self._frames.popleft()[0])
+            self._drop()
+
+    def _drop(self) -> None:
+        self._bytes -= len(self._frames.popleft()[0])
+
+    @property
+    def kept(self) -> int:
+        """How many entries are kept: what some watcher has not been given yet."""
+        return len(self._frames)
 
     def wake(self) -> int:
         """Wakes who waits, and closes who is too far behind; how many these are."""
@@ -135,6 +143,9 @@ class Feed:
         for watcher in slow:
             watcher.close("slow")
             self.leave(watcher)
+        last = min((watcher.place for watcher in self.watchers), default=self.end)
+        while self.end - len(self._frames) < last:
+            self._drop()
         for watcher in self.watchers:
             watcher.wake()
         return len(slow)

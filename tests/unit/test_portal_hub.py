@@ -146,6 +146,23 @@ def test_watchers_are_woken_at_once_after_a_rest_and_then_with_a_pause(monkeypat
     asyncio.run(run())
 
 
+def test_what_all_watchers_have_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.feed.PAUSE_PER_WATCHER", 0.0)
+
+    async def run() -> None:
+        hub = started()
+        with hub.watcher(everything, "all") as one, hub.watcher(everything, "all") as other:
+            for offset in range(6):
+                hub.take([entry(offset)], state(offset + 1))
+                await one.next(0.1)
+                if offset == 3:
+                    assert await offsets(other) == [0, 1, 2, 3]
+            assert one._feed.kept == 2
+            assert await offsets(other) == [4, 5]
+
+    asyncio.run(run())
+
+
 def test_a_long_backlog_is_given_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("portal.feed.PIECE_BYTES", 500)
 
