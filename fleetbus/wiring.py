@@ -74,9 +74,22 @@ def run_handlers(settings: Settings, stop: threading.Event) -> None:
     place = Progress("handlers", clock)
     with (
         bus_of(settings, HANDLERS, gauges=lambda: _lags([place]), archive=settings.archive) as bus,
-        Watch(bus, [place], clock, end_stalled),
+        _aside(settings, bus) as questions,
+        Watch(questions, [place], clock, end_stalled),
     ):
         run(bus, clock, snapshot, stop, place)
+
+
+@contextmanager
+def _aside(settings: Settings, bus: Bus) -> Iterator[Bus]:
+    """A connection for questions alone. RabbitMQ 3.10 closes the connection of whoever asks where a stream ends while
+    its writer is busy for more than 5 seconds, and the connection of the handlers holds the seat.
+    """
+    if urlsplit(settings.bus_url).scheme in ("amqp", "amqps"):
+        with closing(open_bus(settings.bus_url, HANDLERS, stream_url=settings.stream_url)) as questions:
+            yield questions
+    else:
+        yield bus
 
 
 def run_projections(settings: Settings, stop: threading.Event) -> None:
