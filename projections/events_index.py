@@ -108,5 +108,6 @@ EVENTS = EntryProjection(
         ("causation", "offset"),
         ("verdict", "-offset"),
     ),
+    growing=(("-offset",), ("type", "-offset"), ("actor", "-offset"), ("verdict", "-offset")),
     ttl=Ttl("logged_at", retention.EVENTS),
 )

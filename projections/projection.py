@@ -56,6 +56,9 @@ class Projection(Struct, frozen=True, kw_only=True):
     keys: Callable[[Event], Iterable[str]]
     fold: Callable[[Document | None, Event, int], Document | None]
     indexes: tuple[Index, ...] = ()
+    #: Those of the indexes that grow in few places, over documents that stay as they are: a rebuild lets these grow as
+    #: it writes, where the storage does so at little cost, and makes the others when all documents are there.
+    growing: tuple[Index, ...] = ()
     #: Fields by which lists filter and sort in ways that no index serves (`osis.documents`). It needs no new `version`:
     #: what is missing is made when a runner starts.
     scan: tuple[str, ...] = ()
@@ -70,6 +73,9 @@ class EntryProjection(Struct, frozen=True, kw_only=True):
     keys: Callable[[Entry], Iterable[str]]
     fold: Callable[[Document | None, Entry], Document | None]
     indexes: tuple[Index, ...] = ()
+    #: Those of the indexes that grow in few places, over documents that stay as they are: a rebuild lets these grow as
+    #: it writes, where the storage does so at little cost, and makes the others when all documents are there.
+    growing: tuple[Index, ...] = ()
     #: Fields by which lists filter and sort in ways that no index serves (`osis.documents`). It needs no new `version`:
     #: what is missing is made when a runner starts.
     scan: tuple[str, ...] = ()

@@ -115,11 +115,14 @@ class Writer:
         return saved
 
     def declare(self, *, indexes: bool) -> None:
-        """Creates the collections. Without indexes writing is faster; they can be made when all is there."""
+        """Creates the collections. Without indexes writing is faster; they can be made when all is there. Those that
+        grow at little cost are made at once all the same: they grow beside the folding.
+        """
         for projection in self._dispatch.projections:
             self.namespace.declare(projection.name, ttl=projection.ttl)
             # one at a time, so that no other writer of the storage waits for all of them
-            for index in projection.indexes if indexes else ():
+            growing = projection.growing if self.namespace.grows_indexes else ()
+            for index in projection.indexes if indexes else growing:
                 self.namespace.declare(projection.name, indexes=[index], ttl=projection.ttl)
             if indexes and projection.scan:
                 self.namespace.declare(projection.name, scan=projection.scan, ttl=projection.ttl)
@@ -255,7 +258,8 @@ class Writer:
         name, folded = part.projection.name, part.folded
         if folded.changed:
             try:
-                self.namespace.put_many(name, folded.changed)
+                new = {key for document in folded.changed if (key := document["_id"]) not in part.stored}
+                self.namespace.put_many(name, folded.changed, new=new)
             except BadDocument:
                 for document in folded.changed:
                     self._put_alone(batch, part, document["_id"])

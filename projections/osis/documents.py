@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -83,6 +83,9 @@ class Namespace(ABC):
     """
 
     name: str
+    #: Whether an index that grows in few places does so at little cost while many documents are written, so that it
+    #: need not be made afterwards.
+    grows_indexes: ClassVar[bool] = False
 
     @abstractmethod
     def declare(
@@ -118,13 +121,18 @@ class Namespace(ABC):
         return None if found is None else msgspec.convert(found, shape)
 
     @abstractmethod
-    def put_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> int:
+    def put_many(
+        self, collection: str, documents: Iterable[Mapping[str, Any]], *, new: Collection[str] = frozenset()
+    ) -> int:
         """Insert or replace each document by its `_id`; return how many were skipped as stale.
 
         A document with `_at` does not replace a stored one whose `_at` is higher: it is skipped, so a
         frozen old writer cannot overwrite what is newer. Of two documents with one id in the same
         call the later one wins, under the same rule. Documents are written one by one in effect: if this
         raises `Unreachable` some may be written; on `BadDocument` none is.
+
+        `new` are ids that the caller believes not to be there, which is faster where it is so, and all the same where
+        it is not.
         """
 
     @abstractmethod

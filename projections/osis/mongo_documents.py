@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection as Ids
 from datetime import UTC, datetime
 from typing import Any
 
-from pymongo import IndexModel, ReplaceOne
+from pymongo import IndexModel, InsertOne, ReplaceOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
@@ -27,6 +28,8 @@ from projections.osis.query import check_limit, check_path, parse_indexes, parse
 from projections.osis.ttl import SWEEP_SECONDS, expiry
 
 _DUPLICATE_KEY = 11_000
+
+Write = InsertOne[Raw] | ReplaceOne[Raw]
 
 
 class MongoDocuments(Documents):
@@ -93,13 +96,15 @@ class MongoNamespace(Namespace):
         found = self._run(lambda: there.find({"_id": {"$in": wanted}}).to_list()) if wanted else []
         return {document["_id"]: _plain(document) for document in found}
 
-    def put_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> int:
+    def put_many(self, collection: str, documents: Iterable[Mapping[str, Any]], *, new: Ids[str] = frozenset()) -> int:
         encoded, lost = codec.encode_many(documents)
         there = self._collection(collection)
-        writes = [_replacement(document, self._documents.ttls.get(there.name)) for document in encoded]
-        refused = self._put(there, writes)
+        ttl = self._documents.ttls.get(there.name)
+        refused = self._put(
+            there, [_insertion(one, ttl) if one.id in new else _replacement(one, ttl) for one in encoded]
+        )
         # Two first writes of one document may meet; then the loser finds it here.
-        stale = self._put(there, refused)
+        stale = self._put(there, [_replacement(encoded[index], ttl) for index in refused])
         if there.name in self._documents.ttls and self._is_time_to_sweep(there.name):
             self.sweep(collection)
         return lost + len(stale)
@@ -178,17 +183,17 @@ class MongoNamespace(Namespace):
     def _is_time_to_sweep(self, name: str) -> bool:
         return self._documents.clock() - self._documents.swept.get(name, 0.0) >= SWEEP_SECONDS
 
-    def _put(self, there: Collection[Raw], writes: list[ReplaceOne[Raw]]) -> list[ReplaceOne[Raw]]:
-        """Write; return the writes that met a newer document.
+    def _put(self, there: Collection[Raw], writes: list[Write]) -> list[int]:
+        """Write; return which of the writes met a document with their id: a newer one, or, if inserted, any.
 
-        The filter of such a write finds nothing, so that it inserts, and meets the `_id`.
+        The filter of a replacement finds no newer one, so that it inserts, and meets the `_id`.
         """
         if not writes:
             return []
         try:
             self._run(lambda: _bulk(there, writes))
         except _Refused as refused:
-            return [writes[index] for index in refused.indexes]
+            return refused.indexes
         return []
 
 
@@ -200,7 +205,7 @@ class _Refused(Exception):
         self.indexes = indexes
 
 
-def _bulk(there: Collection[Raw], writes: list[ReplaceOne[Raw]]) -> None:
+def _bulk(there: Collection[Raw], writes: list[Write]) -> None:
     try:
         there.bulk_write(writes, ordered=False)
     except BulkWriteError as error:
@@ -214,14 +219,22 @@ def _bulk(there: Collection[Raw], writes: list[ReplaceOne[Raw]]) -> None:
 
 
 def _replacement(document: codec.Encoded, ttl: Ttl | None) -> ReplaceOne[Raw]:
+    query: Raw = {"_id": document.id}
+    if document.at is not None:
+        query["_at"] = {"$not": {"$gt": document.at}}
+    return ReplaceOne(query, _kept(document, ttl), upsert=True)
+
+
+def _insertion(document: codec.Encoded, ttl: Ttl | None) -> InsertOne[Raw]:
+    return InsertOne(_kept(document, ttl))
+
+
+def _kept(document: codec.Encoded, ttl: Ttl | None) -> Raw:
     plain = codec.decode(document.raw)
     moment = expiry(ttl, document.source)
     if moment is not None:
         plain["_expires"] = datetime.fromtimestamp(moment, UTC)
-    query: Raw = {"_id": document.id}
-    if document.at is not None:
-        query["_at"] = {"$not": {"$gt": document.at}}
-    return ReplaceOne(query, plain, upsert=True)
+    return plain
 
 
 def _plain(document: Raw) -> Document:

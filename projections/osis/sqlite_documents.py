@@ -7,7 +7,7 @@ import hashlib
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,8 @@ class SqliteDocuments(Documents):
 
 
 class SqliteNamespace(Namespace):
+    grows_indexes = True
+
     def __init__(self, name: str, documents: SqliteDocuments) -> None:
         self.name = name
         self._documents = documents
@@ -130,7 +132,13 @@ class SqliteNamespace(Namespace):
         rows = self._table(collection).read("SELECT doc FROM {table} WHERE id = ?", [codec.tame_text(document_id)])
         return msgspec.json.decode(rows[0][0], type=shape) if rows else None
 
-    def put_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> int:
+    def put_many(
+        self,
+        collection: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        new: Collection[str] = frozenset(),  # SQLite looks for the place anyway
+    ) -> int:
         encoded, lost = codec.encode_many(documents)
         return lost + self._table(collection).put(encoded)
 

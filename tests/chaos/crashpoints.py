@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from functools import partial
@@ -151,9 +151,11 @@ class PointedNamespace(SqliteNamespace):
         self._points = documents.points
         super().__init__(name, documents)
 
-    def put_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> int:
+    def put_many(
+        self, collection: str, documents: Iterable[Mapping[str, Any]], *, new: Collection[str] = frozenset()
+    ) -> int:
         self._points.reach(f"put {collection}")
-        found = super().put_many(collection, documents)
+        found = super().put_many(collection, documents, new=new)
         self._points.reach(f"done: put {collection}")
         return found
 

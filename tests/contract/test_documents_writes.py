@@ -22,6 +22,13 @@ def test_a_write_that_is_older_than_what_is_stored_is_skipped_and_counted(views:
     assert views.get("jobs", "b") == {"_id": "b", "_at": 5, "v": "newer"}
 
 
+def test_what_is_taken_for_new_and_is_not_follows_the_same_rule(views: Namespace) -> None:
+    views.put_many("jobs", [{"_id": "a", "_at": 7, "v": "new"}, {"_id": "b", "_at": 3, "v": "old"}])
+    late = [{"_id": "a", "_at": 5, "v": "late"}, {"_id": "b", "_at": 5, "v": "newer"}, {"_id": "c", "_at": 5}]
+    assert views.put_many("jobs", late, new={"a", "b", "c"}) == 1
+    assert [views.get("jobs", key) for key in "abc"] == [{"_id": "a", "_at": 7, "v": "new"}, *late[1:]]
+
+
 def test_a_write_of_the_same_age_is_done_again(views: Namespace) -> None:
     views.put_many("jobs", [{"_id": "a", "_at": 7, "v": 1}])
     assert views.put_many("jobs", [{"_id": "a", "_at": 7, "v": 2}]) == 0

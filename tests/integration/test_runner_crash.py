@@ -4,7 +4,7 @@ The reference is a fold of one record after the other, all in memory (`tests.fol
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,12 +18,17 @@ from bus import admission
 from bus.admission import AdmissionState, admit
 from bus.checkpoint import log_id
 from bus.clock import SystemClock
-from projections import admission_store
+from bus.ports import Record
+from projections import admission_store, catchup
 from projections.admission_store import META, AdmissionStore, load_admission
+from projections.catchup import CatchUp
 from projections.generation import begin, swap
+from projections.osis.errors import BadDocument
 from projections.osis.sqlite_documents import SqliteDocuments, SqliteNamespace
 from projections.registry import PROJECTIONS
+from projections.set_aside import read_marker
 from projections.writer import Overtaken, Writer
+from projections.written import Written
 from tests.folding import fold_log
 from tests.projecting import busy_story, seen
 from tests.stories import Story
@@ -47,13 +52,15 @@ class Fragile(SqliteNamespace):
         super().__init__(NAME, documents)
         self.left = writes
 
-    def put_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> int:
+    def put_many(
+        self, collection: str, documents: Iterable[Mapping[str, Any]], *, new: Collection[str] = frozenset()
+    ) -> int:
         found = list(documents)
         if self.left <= 0:
             super().put_many(collection, found[: len(found) // 2])
             raise Killed
         self.left -= 1
-        return super().put_many(collection, found)
+        return super().put_many(collection, found, new=new)
 
     def delete_many(self, collection: str, ids: Iterable[str], *, at: int | None = None) -> int:
         if self.left <= 0:
@@ -222,6 +229,103 @@ def test_a_process_that_slept_before_its_checkpoint_is_told_that_it_was_overtake
             frozen.store(batch)
 
         assert_all_is_well(documents)
+
+
+class Listed:
+    """A log that is read piece by piece."""
+
+    def __init__(self, start: int) -> None:
+        self._rest = RECORDS[start:]
+
+    def read(self, limit: int = 1000, timeout: float = 1.0) -> list[Record]:
+        records, self._rest = self._rest[:limit], self._rest[limit:]
+        return records
+
+    def next_offset(self) -> int:
+        return len(RECORDS)
+
+
+def rebuild(made: Writer) -> None:
+    """To the end of the log, each batch written while the next is folded."""
+    log: Any = Listed(position(made))
+    assert CatchUp(log, log, made, LOG, CLOCK).run(lambda _: True)
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catchup, "BATCH", 25)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_rebuild_that_writes_behind_comes_to_the_same() -> None:
+    with storage() as documents:
+        made = Writer(documents.namespace(NAME), PROJECTIONS, CLOCK)
+        made.begin()
+        rebuild(made)
+
+        assert_all_is_well(documents)
+        assert made.metrics.records == len(RECORDS)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("apart", [1, 5])
+def test_a_rebuild_that_is_killed_again_and_again_while_it_writes_behind_comes_to_the_same(apart: int) -> None:
+    with storage() as documents:
+        for writes in range(1, 400, apart):
+            made = Writer(Fragile(documents, writes), PROJECTIONS, CLOCK)
+            if made.load() is None:
+                made.begin()
+            try:
+                rebuild(made)
+                break
+            except Killed:
+                continue
+
+        assert_all_is_well(documents)
+
+
+def test_a_document_that_the_storage_refuses_keeps_the_next_batch_from_building_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The batch on top of it is folded already when the refusal comes: it is folded again."""
+    monkeypatch.setattr(catchup, "BATCH", 1)
+    refused = next(key for key, job in EXPECTED["jobs"].items() if len(job["history"]) > 2)
+    second = EXPECTED["jobs"][refused]["history"][1]["offset"]
+    with storage() as documents:
+        made = Writer(Refusing(documents, refused), PROJECTIONS, CLOCK)
+        made.begin()
+        rebuild(made)
+
+        document, marker = made.namespace.get("jobs", refused), read_marker(made.namespace, "jobs", refused)
+        assert document is not None
+        assert len(document["history"]) == 1
+        assert marker is not None
+        assert marker.offset == second
+
+
+class Refusing(SqliteNamespace):
+    """Does not take one document while it has two facts."""
+
+    def __init__(self, documents: SqliteDocuments, key: str) -> None:
+        super().__init__(NAME, documents)
+        self._key = key
+
+    def put_many(
+        self, collection: str, documents: Iterable[Mapping[str, Any]], *, new: Collection[str] = frozenset()
+    ) -> int:
+        found = list(documents)
+        if any(one["_id"] == self._key and len(one.get("history", ())) == 2 for one in found):
+            raise BadDocument("too large")
+        return super().put_many(collection, found, new=new)
+
+
+def test_what_was_written_is_asked_for_and_hardly_anything_else() -> None:
+    written = Written()
+    written.add("jobs", [f"job-{n}" for n in range(10_000)])
+
+    assert len(written.among("jobs", [f"job-{n}" for n in range(10_000)])) == 10_000
+    assert len(written.among("jobs", [f"other-{n}" for n in range(10_000)])) < 100
+    assert len(written.among("nodes", [f"job-{n}" for n in range(10_000)])) < 100
 
 
 def test_a_chunk_of_ids_is_not_replaced_by_a_shorter_one_of_a_process_that_slept() -> None:
