@@ -15,7 +15,8 @@ import os
 import random
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -60,6 +61,8 @@ CONNECT_WITHIN = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 #: Seconds that a caller waits for an answer of the broker.
 PATIENCE = 15.0
+#: Bytes that are gathered before they are sent.
+PIECE = 2**18
 #: Seconds for a polite end.
 CLOSE_WITHIN = 3.0
 GOOD_URL = "a RabbitMQ URL looks like amqp://USER:PASSWORD@HOST:PORT/VHOST (the vhost / is written %2F)"
@@ -211,6 +214,15 @@ class Connection:
             name=f"fleetbus {self.user} {os.getpid()}",
         )
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is published in the block goes out in few pieces."""
+        if self._raw is None:
+            yield
+            return
+        with self._raw.together():
+            yield
+
     async def channel(self) -> Channel:
         """A new channel; waits until there is a connection. Raises `ChannelGone` when it goes meanwhile."""
         await self._up.wait()
@@ -312,6 +324,37 @@ class _Pika(AsyncioConnection):
 
     #: Counted by pika; its type stubs leave it out.
     bytes_received: int
+    #: What is to be sent together; None when everything is sent at once.
+    _held: list[bytes] | None = None
+    _held_bytes = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is sent in the block goes out in few pieces: pika asks the system to send each frame by itself, three
+        for a message.
+        """
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            self._emit(held)
+
+    def _emit(self, held: list[bytes]) -> None:
+        self._held_bytes = 0
+        if held and getattr(self, "_transport", None) is not None:
+            super()._adapter_emit_data(b"".join(held))  # type: ignore[misc]
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        """Overrides pika's, by which every frame leaves."""
+        if self._held is None:
+            super()._adapter_emit_data(data)  # type: ignore[misc]
+            return
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > PIECE:
+            held, self._held = self._held, []
+            self._emit(held)
 
     async def end(self) -> None:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

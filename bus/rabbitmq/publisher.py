@@ -124,6 +124,8 @@ class Publisher(Generic[T]):
         return None
 
     def _wait_for_room(self, sending: _Sending) -> BusError | None:
+        if not self._closed and self._has_room(len(sending.body)):
+            return None
         # whoever publishes in a future's callback is in the I/O thread, which alone makes room
         patience = 0.0 if self._connection.inside else CONFIRM_WITHIN
         self._room.wait_for(lambda: self._closed or self._has_room(len(sending.body)), patience)
@@ -193,8 +195,9 @@ class Publisher(Generic[T]):
 
     def _drain(self) -> None:
         burst = self._next_burst()
-        for sending in burst:
-            self._send(sending)
+        with self._connection.together():
+            for sending in burst:
+                self._send(sending)
         if burst:
             asyncio.get_running_loop().call_soon(self._drain)
 
