@@ -80,7 +80,11 @@ MONGO_PATHS = PATHS[:5] + PATHS[9:11]
 UNITS = {"p50": "ms", "p99": "ms", "slowest": "ms", "processor time": "ms/request"}
 GOALS = (Goal("p99", "bare Falcon, bytes from memory", "p99 <= 100 ms"),)
 MONGO_UNITS = {"p50": "ms", "p99": "ms"}
-MONGO_GOALS = (Goal("p50", "bare pymongo, the same page and count", "about 1"),)
+MONGO_GOALS = (
+    Goal(
+        "p50", "bare pymongo, the same page and count", "none: what else a page reads, each a question to a slow server"
+    ),
+)
 
 
 def tables(place: Place, runs: int, progress: Progress) -> list[Table]:

@@ -24,8 +24,9 @@ AT_LEAST_SECONDS = 10.0
 LOOK_SECONDS = 0.02
 #: Stands for the live views while there are none: finds nothing.
 NONE = "live-none"
-#: Seconds for which a position that was read is good enough to be shown.
-FRESH_SECONDS = 0.05
+#: Seconds for which a position that was read is good enough to be shown: a page asks several times, and storage may
+#: take longer than the page.
+FRESH_SECONDS = 0.25
 
 
 class Position(Struct, frozen=True, kw_only=True):
@@ -110,10 +111,11 @@ class Views:
         """As `read_position`, at most a moment old; in the past, where the views of that moment end."""
         if (then := MOMENT.get()) is not None:
             return Position(namespace=then.namespace, log=then.log, next_offset=then.next_offset, time=then.time)
-        now = time.monotonic()
-        if self._last is None or now - self._last[0] > FRESH_SECONDS:
-            self._last = (now, self.read_position())
-        return self._last[1]
+        last = self._last
+        if last is None or time.monotonic() - last[0] > FRESH_SECONDS:
+            position = self.read_position()
+            last = self._last = (time.monotonic(), position)
+        return last[1]
 
     def as_of(self) -> AsOf:
         """To be asked before the documents are read, so that these are at least as fresh."""
