@@ -18,6 +18,7 @@ import threading
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -69,7 +70,6 @@ class Said(Struct):
     """A fact of ours that was not read back yet."""
 
     event: Event
-    confirmed: Future[None]
     #: Monotonic seconds.
     at: float
 
@@ -90,7 +90,10 @@ class Handlers:
         self._token: str | None = None
         self._said: dict[str, Said] = {}
         self._ahead = Fleet()
-        self._sent: list[Future[bool]] = []
+        #: What was read back since `_ahead` was folded.
+        self._behind = False
+        #: Why this process must end: something that it said was not confirmed.
+        self._doubt = ""
         self._looked = 0.0
         self._last_fact: datetime | None = None
         self._since_snapshot = 0
@@ -222,8 +225,7 @@ class Handlers:
         parcels_ = self._read_back(reader.read(limit=TURN_RECORDS, timeout=TURN if not self._said else 0.02))
         self._deliver(parcels_)
         self._check_confirmed()
-        self._refold()
-        if len(self._said) < MAX_AHEAD:
+        if len(self._said) < MAX_AHEAD and self._may_decide():
             self._decide()
         self._look()
 
@@ -240,31 +242,47 @@ class Handlers:
                     self._presence.leave(event.data.node, event.data.boot)
                 found += parcels(self._fleet, event, record.offset)
         if records:
+            self._behind = True
             self._note(records)
         return found
 
     def _deliver(self, found: list[Parcel]) -> None:
         """Sends without waiting. What no inbox takes is sent again when its agent connects."""
         for key, delivery in found:
-            self._sent.append(self._bus.deliver(key, encode_delivery(delivery)))
+            self._watch("a delivery", self._bus.deliver(key, encode_delivery(delivery)))
+
+    def _watch(self, what: str, confirmed: Future[Any]) -> None:
+        """Remembers, whichever thread learns of it, that `what` was not confirmed."""
+
+        def hear(future: Future[Any]) -> None:
+            if (error := future.exception()) is not None:
+                self._doubt = self._doubt or f"{what} was not confirmed: {error}"
+
+        confirmed.add_done_callback(hear)
 
     def _check_confirmed(self) -> None:
         """Any doubt about what was said ends this process."""
-        for said in self._said.values():
-            if said.confirmed.done() and (error := said.confirmed.exception()) is not None:
-                raise SeatLost(f"{said.event.type} was not confirmed: {error}")
-        for future in self._sent:
-            if future.done() and (error := future.exception()) is not None:
-                raise SeatLost(f"a delivery was not confirmed: {error}")
-        self._sent = [future for future in self._sent if not future.done()]
+        if self._doubt:
+            raise SeatLost(self._doubt)
+
+    def _may_decide(self) -> bool:
+        """Whether there can be anything to decide: only then is it worth it to fold what was said once more."""
+        fleet = self._fleet
+        if fleet.waiting or fleet.to_retry or fleet.batches:
+            return True
+        answered = {said.event.causationid for said in self._said.values()}
+        return any(id not in answered for id in fleet.open_commands)
 
     def _refold(self) -> None:
         """For deciding: what was read back, and on top what was said since."""
-        self._ahead = self._fleet
+        if not self._behind:
+            return
+        self._behind, self._ahead = False, self._fleet
         for said in self._said.values():
             self._ahead = evolve(self._ahead, said.event)
 
     def _decide(self) -> None:
+        self._refold()
         room = MAX_AHEAD - len(self._said)
         waiting = heapq.nsmallest(room, self._ahead.open_commands.values(), key=lambda command: command.offset)
         for command in waiting:
@@ -293,6 +311,7 @@ class Handlers:
         if monotonic - self._looked < LOOK_EVERY:
             return
         self._looked = monotonic
+        self._refold()
         now = self._clock.now()
         for fact in [*self._presence_facts(monotonic), *overdue(self._ahead, now, self._presence.known(monotonic))]:
             self._say(fact)
@@ -313,7 +332,9 @@ class Handlers:
         )
         if event.id in self._said:
             return False
-        self._said[event.id] = Said(event, self._publish(event), self._clock.monotonic())
+        confirmed = self._publish(event)
+        self._watch(event.type, confirmed)
+        self._said[event.id] = Said(event, self._clock.monotonic())
         self._ahead = evolve(self._ahead, event)
         self._last_fact = event.time
         return True

@@ -95,10 +95,13 @@ def set_aside(n: int, reason: str) -> Change:
 TAKE_BACK = Change("UPDATE outbox SET refused = NULL WHERE refused IS NOT NULL", ())
 
 
-def confirmed(n: int) -> tuple[Change, ...]:
-    """The row leaves the outbox, and with it the blobs that no other row names."""
+def confirmed(n: int, *, blobs: bool) -> tuple[Change, ...]:
+    """The row leaves the outbox, and with it, if it has `blobs`, those that no other row names."""
+    row = Change("DELETE FROM outbox WHERE n = ?", (n,))
+    if not blobs:
+        return (row,)
     return (
-        Change("DELETE FROM outbox WHERE n = ?", (n,)),
+        row,
         Change(
             "DELETE FROM blob WHERE sha256 IN (SELECT sha256 FROM outbox_blob WHERE n = ?) AND "
             "sha256 NOT IN (SELECT sha256 FROM outbox_blob WHERE n != ?)",

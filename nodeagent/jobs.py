@@ -1,8 +1,12 @@
 """The life of every job on this node, from its order to its end.
 
     ACCEPTING ─▶ WAITING ─▶ STARTING ─▶ RUNNING ─▶ ENDING
-        │           └───────────┴───────────────────▲
-        └───────────────────────────────────────────┘
+        │ │         └───────────▲─┴──────────────────▲
+        │ └─────────────────────┘                    │
+        └────────────────────────────────────────────┘
+
+A job goes to the pool while its mark `accepted` is being written: the journal keeps the order of its writes, so that
+`running` is behind `accepted`, often in the same transaction.
 
 What keeps a job from running twice: it is marked `running` in the journal, durable, before the first line of its script
 runs (the worker pool holds it until then), and nothing in the journal leads from there back to a start. What keeps its
@@ -47,7 +51,7 @@ log = structlog.get_logger(__name__)
 class Stage(Enum):
     """Of a job without an end."""
 
-    ACCEPTING = 1  # the mark `accepted` is being written
+    ACCEPTING = 1  # the mark `accepted` is being written, and it waits for a worker
     WAITING = 2  # it waits for a worker
     STARTING = 3  # its process waits while the mark `running` is being written
     RUNNING = 4
@@ -159,20 +163,23 @@ class Jobs:
     def _accept(self, run: Run, script: Known) -> Future[None]:
         self._open[run.job] = _Job(run, Stage.ACCEPTING, received=self._clock.now())
         written = self._journal.write(changes.accepted(run), self._keep(script))
-        written.add_done_callback(lambda future: self._accepted(run, script, future))
+        self._submit(run, script)
+        written.add_done_callback(lambda future: self._accepted(run, future))
         return written
 
     def _keep(self, script: Known) -> Change:
         return changes.script(script.hash, script.source, self._clock.now())
 
-    def _accepted(self, run: Run, script: Known, written: Future[None]) -> None:
+    def _accepted(self, run: Run, written: Future[None]) -> None:
         with self._lock:
-            job = self._open[run.job]
-            if written.exception() is not None:
-                del self._open[run.job]
-            elif job.stage is Stage.ACCEPTING:
-                job.stage, job.accepted = Stage.WAITING, self._clock.now()
-                self._submit(run, script)
+            job = self._open.get(run.job)
+            if job is None:
+                return
+            job.accepted = self._clock.now()
+            if job.stage is Stage.ACCEPTING:
+                job.stage = Stage.WAITING
+                if written.exception() is not None:
+                    self._put_back(job)
 
     def begin_own(self, start: OwnStart, script: Known) -> bool:
         """Begins a run of the agent's own, once per version of the script and slot. False when it had its turn."""
@@ -264,7 +271,7 @@ class Jobs:
         """The process waits. It may go on when the journal says `running`, and not before."""
         with self._lock:
             job = self._open.get(started.job_id)
-            if job is None or job.stage is not Stage.WAITING:
+            if job is None or job.stage not in (Stage.ACCEPTING, Stage.WAITING):
                 return
             if self._halting:
                 self._put_back(job)

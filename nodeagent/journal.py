@@ -112,7 +112,9 @@ class Journal:
 
     def confirm(self, rows: Sequence[Row]) -> Future[None]:
         """The bus has these facts: they leave the outbox."""
-        return self._submit(_Write([change for row in rows for change in changes.confirmed(row.n)], (), rows))
+        return self._submit(
+            _Write([change for row in rows for change in changes.confirmed(row.n, blobs=bool(row.blobs))], (), rows)
+        )
 
     def _submit(self, write: _Write) -> Future[None]:
         if self._give_up_at is None:
@@ -174,11 +176,18 @@ class Journal:
                 return
 
     def _transaction(self, batch: list[_Write]) -> None:
+        try:
+            self._attempt(batch, self._apply)
+        except (JournalConflict, BadEvent):
+            self._attempt(batch, self._try)
+
+    def _attempt(self, batch: list[_Write], apply: Callable[[_Write, int], int]) -> None:
         seq = self._seq
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for write in batch:
-                seq = self._try(write, seq)
+                write.error = None
+                seq = apply(write, seq)
             self._db.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -187,8 +196,7 @@ class Journal:
         self._seq = seq
 
     def _try(self, write: _Write, seq: int) -> int:
-        """Each write has a savepoint of its own: one that conflicts does not take the others with it."""
-        write.error = None
+        """With a savepoint for each write: one that conflicts, which is rare, does not take the others with it."""
         self._db.execute("SAVEPOINT one")
         try:
             seq = self._apply(write, seq)

@@ -6,6 +6,7 @@ it unfit. What modules keep in their globals stays: for that a script asks when 
 
 import linecache
 import os
+import re
 import resource
 import shutil
 import signal
@@ -17,10 +18,14 @@ MAX_JOBS = 1_000
 #: Kilobytes by which its memory may have grown.
 MAX_GROWTH = 100_000
 
-#: SIGTERM is the runner's own affair: it is ignored while a job reports.
-_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
-_LIMITS = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+#: What the kernel tells of a process that a script can change for good: ids, group, session, signals, capabilities.
+_STATUS = re.compile(rb"^(?:Uid|Gid|Groups|NSpgid|NSsid|SigBlk|Cap\w+|NoNewPrivs|Seccomp):.*$", re.MULTILINE)
+_HANDLED = re.compile(rb"^Sig(?:Ign|Cgt):\s*([0-9a-f]+)$", re.MULTILINE)
+#: SIGTERM is the runner's own affair: it is ignored while a job reports.
+_OTHER_SIGNALS = ~(1 << (signal.SIGTERM - 1))
+#: Bytes that are read of a file in /proc.
+_PAGE = 16_384
 
 
 class Ground:
@@ -53,9 +58,11 @@ class Ground:
         for name, stream in zip(("stdin", "stdout", "stderr"), self._streams, strict=True):
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
-        for name in os.environ.keys() - self._environ.keys():
-            del os.environ[name]
-        os.environ.update({name: value for name, value in self._environ.items() if os.environ.get(name) != value})
+        now = dict(os.environ)
+        if now != self._environ:
+            for name in now.keys() - self._environ.keys():
+                del os.environ[name]
+            os.environ.update({name: value for name, value in self._environ.items() if now.get(name) != value})
 
     def _restore_directory(self) -> None:
         os.chdir(self._directory)
@@ -80,14 +87,23 @@ def _is_busy() -> bool:
 
 def _state() -> tuple[object, ...]:
     """What tells this process from one that a script has changed for good."""
+    status = _read("/proc/self/status")
     return (
         os.listdir("/proc/self/fd"),  # noqa: PTH208
-        [signal.getsignal(signum) for signum in _SIGNALS],
-        [resource.getrlimit(limit) for limit in _LIMITS],
-        (os.getresuid(), os.getresgid(), os.getgroups()),
-        (os.getpgrp(), os.getsid(0), os.getpriority(os.PRIO_PROCESS, 0)),
+        _STATUS.findall(status),
+        [int(mask, 16) & _OTHER_SIGNALS for mask in _HANDLED.findall(status)],
+        _read("/proc/self/limits"),
+        os.getpriority(os.PRIO_PROCESS, 0),
         (sys.gettrace(), sys.getprofile()),
     )
+
+
+def _read(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, _PAGE)
+    finally:
+        os.close(file)
 
 
 def _memory() -> int:

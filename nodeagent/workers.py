@@ -144,6 +144,8 @@ class WorkerPool:
         self._bell_lock = threading.Lock()
         self._phase = Phase.OPEN
         self._phase_ends = float("inf")
+        #: What the last wait found: somebody rang, a worker has died.
+        self._rung = self._mourning = False
         self._thread = threading.Thread(target=self._run, name="fleetbus-workers", daemon=True)
 
     # ---------------------------------------------------------------- from any thread
@@ -161,6 +163,9 @@ class WorkerPool:
         self._socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(f"ipc://{self._directory}/{SOCKET}")
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._bell, zmq.POLLIN)
         self._thread.start()
 
     def submit(self, work: Work) -> None:
@@ -229,16 +234,14 @@ class WorkerPool:
             self._wind_up()
 
     def _wait(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._bell, zmq.POLLIN)
-        for worker in self._workers.values():
-            poller.register(worker.handle, zmq.POLLIN)
-        poller.poll(int(_LOOK * 1000))
+        ready = dict(self._poller.poll(int(_LOOK * 1000)))
+        self._rung = self._bell in ready
+        self._mourning = any(worker.handle in ready for worker in self._workers.values())
 
     def _obey(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+        if self._rung:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
         while self._commands:
             self._commands.popleft()()
 
@@ -404,6 +407,7 @@ class WorkerPool:
             self._count_failure(self._queues[queue], str(error))
         else:
             self._workers[name] = worker
+            self._poller.register(worker.handle, zmq.POLLIN)
 
     def _assign(self) -> None:
         if self._phase is not Phase.OPEN:
@@ -432,8 +436,11 @@ class WorkerPool:
 
     def _bury(self) -> None:
         """Take leave of workers that died, and decide what becomes of their jobs."""
+        if not self._mourning:
+            return
         for worker in [worker for worker in self._workers.values() if worker.is_dead()]:
             del self._workers[worker.name]
+            self._poller.unregister(worker.handle)
             worker.close()
             if worker.state is not State.QUITTING:
                 log.warning("worker died", action="worker.died", worker=worker.name, how=worker.death)

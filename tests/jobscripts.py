@@ -23,6 +23,18 @@ def action(path: str, text: str):
         file.write(text + "\\n")
 """
 
+#: Leaves a mark at a path that begins where the agent's own folder lies.
+MARK_BESIDE_AGENT = """
+descr = "Leaves a mark beside the agent's folder."
+
+def action(path: str, text: str):
+    import os
+
+    beside = os.path.dirname(os.path.dirname(os.environ["FLEETBUS_AGENT_SOCKET"]))
+    with open(os.path.join(beside, path), "a") as file:
+        file.write(text + "\\n")
+"""
+
 #: Leaves a mark, then waits until the file `until` is there.
 MARK_AND_WAIT = """
 import os, time

@@ -30,7 +30,7 @@ from handlers.loop import run_handlers
 from nodeagent import wiring
 from nodeagent.journal import Journal
 from nodeagent.work import DEFAULT_QUEUES, QueueSpec
-from projections import runner
+from projections import catchup, runner
 from projections.admission_store import LIVE
 from projections.osis.sqlite_documents import SqliteDocuments
 from projections.runner import Runner
@@ -39,7 +39,7 @@ from tests.chaos.crashpoints import PointedBus, PointedDocuments, Points, Subjec
 from tests.chaos.history import Raw
 from tests.chaos.referee import Fact, judge
 from tests.folding import fold_log
-from tests.jobscripts import MARK
+from tests.jobscripts import MARK, MARK_BESIDE_AGENT
 from tests.projecting import busy_story, live, seen
 
 #: Seconds without anything to do after which a loop has done all.
@@ -72,7 +72,8 @@ class Projections:
         busy_story(seed=3, jobs=10).write(folder / "bus")
 
     def work(self, folder: Path, points: Points) -> None:
-        vars(runner)["BATCH"] = 40
+        # of a rebuild several, so that one is written while the next is folded
+        vars(runner)["BATCH"] = vars(catchup)["BATCH"] = 25
         stop = threading.Event()
         bus = PointedBus(folder / "bus", PROJECTIONS_USER, points)
         documents = PointedDocuments(folder / "views.db", points)
@@ -169,7 +170,8 @@ class Agent:
     """accept → run → finish → confirm: an agent with a job in its inbox that leaves a mark."""
 
     name = "agent"
-    jobs = ("one",)
+    jobs: tuple[str, ...] = ("one",)
+    source = MARK_BESIDE_AGENT
 
     def prepare(self, folder: Path) -> None:
         bus = EmbeddedBus(folder / "bus", agent_user("n1"))
@@ -184,9 +186,9 @@ class Agent:
                 fact=fixed(f"fact {name}"),
                 correlation=None,
                 node="n1",
-                order=Order(script="mark", hash=script_hash(MARK), by="user:alice", params=params),
+                order=Order(script="mark", hash=script_hash(self.source), by="user:alice", params=params),
                 start_by=datetime.now(UTC) + timedelta(hours=1),
-                source=MARK,
+                source=self.source,
             )
             assert bus.deliver("n1.node", encode_delivery(delivery)).result(30)
         bus.close()
@@ -234,6 +236,14 @@ class Agent:
         times = path.read_text().count("ran") if path.exists() else 0
         well = times == 1 if state == "succeeded" else times <= 1
         return "as the log says" if well else f"{state}, and ran {times} times"
+
+
+class Keeper(Agent):
+    """The second job runs in the process of the first: its mark `running` comes before its worker hears of it."""
+
+    name = "keeper"
+    jobs = ("one", "two")
+    source = f"keep_process = True\n{MARK_BESIDE_AGENT}"
 
 
 def _gaps(counts: list[tuple[str, int]]) -> list[str]:
@@ -289,6 +299,7 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "projections": Projections,
     "handlers": Handlers,
     "agent": Agent,
+    "keeper": Keeper,
 }
 #: What the enumeration must find something in.
 PLANTED: dict[str, Callable[[], Subject]] = {"careless": Careless}

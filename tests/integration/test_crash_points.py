@@ -17,7 +17,7 @@ def crash(subject: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", ["projections", "handlers", "agent"])
+@pytest.mark.parametrize("subject", ["projections", "handlers", "agent", "keeper"])
 def test_killed_at_any_point_the_end_is_the_same(subject: str) -> None:
     done = crash(subject)
     assert done.returncode == 0, done.stdout + done.stderr
