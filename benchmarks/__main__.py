@@ -9,7 +9,20 @@ import click
 from rich.console import Console
 from rich.table import Table as Sheet
 
-from benchmarks import appends, archive, fleet, growth, hops, jobs, lists, memory, reads, rebuild, watchers
+from benchmarks import (
+    appends,
+    archive,
+    fleet,
+    growth,
+    hops,
+    jobs,
+    lists,
+    memory,
+    reads,
+    rebuild,
+    salt_round_trips,
+    watchers,
+)
 from benchmarks.measure import Table
 from benchmarks.place import Place, Progress
 from benchmarks.report import DATA, Report, write
@@ -22,6 +35,7 @@ FIGURES: dict[str, Callable[[Place, int, Progress], list[Table]]] = {
     "reads": reads.tables,
     "jobs": jobs.tables,
     "hops": hops.tables,
+    "salt": salt_round_trips.tables,
     "fleet": fleet.tables,
     "rebuild": rebuild.tables,
     "lists": lists.tables,

@@ -1,7 +1,8 @@
-"""An empty job, from the command to its end as the caller sees it: fleetbus beside Celery on the same broker.
+"""An empty job, from the command to its end as the caller sees it: fleetbus beside Celery and Dramatiq, on one broker.
 
-Both have two worker processes. fleetbus writes every step to the log and the agent's journal with fsync; Celery
-acknowledges late and keeps results in Redis.
+All have two worker processes. fleetbus writes every step to the log and the agent's journal with fsync; Celery and
+Dramatiq acknowledge late and keep results in Redis. Their workers run one task after another in the same process; so
+does fleetbus for a script that says `keep_process`, and gives every other job a process of its own: both are measured.
 """
 
 import os
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,12 +38,20 @@ NODE = "bench"
 WORKERS = 2
 FLEETBUS = (sys.executable, "-m", "fleetbus")
 CELERY = (sys.executable, "-m", "celery", "-A", "benchmarks.celery_app")
+DRAMATIQ = (sys.executable, "-m", "dramatiq", "benchmarks.dramatiq_app")
+#: The scripts: one whose process is kept for its next job, and one that has a new process for each job.
+SCRIPTS = {
+    "empty": "descr = 'does nothing'\nkeep_process = True\n\n\ndef action():\n    pass\n",
+    "empty_apart": "descr = 'does nothing, in a process of its own'\n\n\ndef action():\n    pass\n",
+}
 PATIENCE = 120.0
 
 UNITS = {"round trip p50": "ms", "round trip p99": "ms", "empty jobs completed": "jobs/s"}
 GOALS = (
     Goal("round trip p50", "Celery", "<= 1.5"),
     Goal("empty jobs completed", "Celery", ">= 4"),
+    Goal("round trip p50", "Dramatiq", "none"),
+    Goal("empty jobs completed", "Dramatiq", "none"),
 )
 
 
@@ -54,13 +63,16 @@ class Caller:
         self._log: Reader = bus.stream("log").read_from("next")
         self._log.read(timeout=0.5)
 
-    def submit(self, target: Target | None = None) -> str:
+    def submit(self, target: Target | None = None, script: str = "empty") -> str:
         """An empty job, on the one node unless told otherwise; its id."""
-        return self._command("command.job.submit", SubmitJob(script="empty", target=target or Target(node=NODE)))
+        return self._command("command.job.submit", SubmitJob(script=script, target=target or Target(node=NODE)))
 
     def publish_script(self) -> None:
-        source = "descr = 'does nothing'\n\n\ndef action():\n    pass\n"
-        id = self._command("command.script.publish", PublishScript(name="empty", source=source))
+        for name, source in SCRIPTS.items():
+            self._publish(name, source)
+
+    def _publish(self, name: str, source: str) -> None:
+        id = self._command("command.script.publish", PublishScript(name=name, source=source))
         self._wait(lambda event: event.causationid == id)
 
     def wait_for_node(self) -> None:
@@ -101,18 +113,24 @@ class Caller:
                     case JobFinished(outcome="succeeded", job=job):
                         jobs.discard(job)
 
-    def run(self) -> Mapping[str, float]:
-        trips = []
-        for _ in range(ROUND_TRIPS):
+    def round_trips(self, count: int, script: str = "empty") -> list[float]:
+        """Seconds of so many jobs, one after another."""
+        seconds = []
+        for _ in range(count):
             began = time.perf_counter()
-            self.wait_for({self.submit()})
-            trips.append((time.perf_counter() - began) * 1000)
+            self.wait_for({self.submit(script=script)})
+            seconds.append(time.perf_counter() - began)
+        return seconds
+
+    def run(self, script: str = "empty", trips: int = ROUND_TRIPS, jobs: int = JOBS) -> Mapping[str, float]:
+        seconds = self.round_trips(trips, script)
         began = time.perf_counter()
-        self.wait_for({self.submit() for _ in range(JOBS)})
-        return _figures(trips, JOBS / (time.perf_counter() - began))
+        self.wait_for({self.submit(script=script) for _ in range(jobs)})
+        return _figures(seconds, jobs / (time.perf_counter() - began))
 
 
-def _figures(trips: list[float], rate: float) -> dict[str, float]:
+def _figures(seconds: list[float], rate: float) -> dict[str, float]:
+    trips = [each * 1000 for each in seconds]
     return {
         "round trip p50": percentile(trips, 0.5),
         "round trip p99": percentile(trips, 0.99),
@@ -120,24 +138,40 @@ def _figures(trips: list[float], rate: float) -> dict[str, float]:
     }
 
 
-def run_celery() -> Mapping[str, float]:
+def run_celery(trips: int = ROUND_TRIPS, jobs: int = JOBS) -> Mapping[str, float]:
     from benchmarks.celery_app import empty
 
-    trips = []
-    for _ in range(ROUND_TRIPS):
+    return _run_rival(empty.delay, lambda result: result.get(timeout=PATIENCE), trips, jobs)
+
+
+def run_dramatiq(trips: int = ROUND_TRIPS, jobs: int = JOBS) -> Mapping[str, float]:
+    from benchmarks.dramatiq_app import empty
+
+    return _run_rival(empty.send, lambda sent: sent.get_result(block=True, timeout=int(PATIENCE * 1000)), trips, jobs)
+
+
+def _run_rival(send: Callable[[], Any], wait: Callable[[Any], Any], trips: int, jobs: int) -> Mapping[str, float]:
+    seconds = []
+    for _ in range(trips):
         began = time.perf_counter()
-        empty.delay().get(timeout=PATIENCE)
-        trips.append((time.perf_counter() - began) * 1000)
+        wait(send())
+        seconds.append(time.perf_counter() - began)
     began = time.perf_counter()
-    results = [empty.delay() for _ in range(JOBS)]
-    for result in results:
-        result.get(timeout=PATIENCE)
-    return _figures(trips, JOBS / (time.perf_counter() - began))
+    for sent in [send() for _ in range(jobs)]:
+        wait(sent)
+    return _figures(seconds, jobs / (time.perf_counter() - began))
 
 
 def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
-    with place.engine() as engine, fleet(engine) as caller, celery_worker(place):
-        return [compare("Empty jobs", {"fleetbus": caller.run, "Celery": run_celery}, UNITS, GOALS, runs, progress)]
+    sizes = place.sized(ROUND_TRIPS, 20), place.sized(JOBS, 200)
+    with place.engine() as engine, fleet(engine) as caller, celery_worker(place), dramatiq_worker(place):
+        contestants = {
+            "fleetbus": lambda: caller.run("empty", *sizes),
+            "fleetbus, a process for each job": lambda: caller.run("empty_apart", *sizes),
+            "Celery": lambda: run_celery(*sizes),
+            "Dramatiq": lambda: run_dramatiq(*sizes),
+        }
+        return [compare("Empty jobs", contestants, UNITS, GOALS, runs, progress)]
 
 
 @contextmanager
@@ -161,6 +195,16 @@ def celery_worker(place: Place) -> Iterator[psutil.Popen]:
     worker = ["worker", "--pool", "prefork", "--concurrency", str(WORKERS), "--loglevel", "error"]
     with tempfile.TemporaryDirectory() as folder, running([*CELERY, *worker], Path(folder) / "celery") as process:
         yield process
+
+
+@contextmanager
+def dramatiq_worker(place: Place) -> Iterator[psutil.Popen]:
+    """Dramatiq's worker processes, on a virtual host of their own, which their queues vanish with."""
+    with place.vhost() as url, tempfile.TemporaryDirectory() as folder:
+        os.environ.update(BENCH_DRAMATIQ_BROKER=url, BENCH_BACKEND=place.redis_url)
+        worker = ["--processes", str(WORKERS), "--threads", "1"]
+        with running([*DRAMATIQ, *worker], Path(folder) / "dramatiq") as process:
+            yield process
 
 
 @contextmanager
