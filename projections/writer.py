@@ -120,10 +120,10 @@ class Writer:
         """
         for projection in self._dispatch.projections:
             self.namespace.declare(projection.name, ttl=projection.ttl)
-            # one at a time, so that no other writer of the storage waits for all of them
             growing = projection.growing if self.namespace.grows_indexes else ()
-            for index in projection.indexes if indexes else growing:
-                self.namespace.declare(projection.name, indexes=[index], ttl=projection.ttl)
+            wanted = projection.indexes if indexes else growing
+            for together in [(index,) for index in wanted] if self.namespace.indexes_block else filter(None, [wanted]):
+                self.namespace.declare(projection.name, indexes=together, ttl=projection.ttl)
             if indexes and projection.scan:
                 self.namespace.declare(projection.name, scan=projection.scan, ttl=projection.ttl)
 

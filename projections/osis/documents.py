@@ -86,6 +86,8 @@ class Namespace(ABC):
     #: Whether an index that grows in few places does so at little cost while many documents are written, so that it
     #: need not be made afterwards.
     grows_indexes: ClassVar[bool] = False
+    #: Whether all other writers of the storage wait while an index is made, so that each is best made by itself.
+    indexes_block: ClassVar[bool] = False
 
     @abstractmethod
     def declare(

@@ -107,7 +107,7 @@ class SqliteDocuments(Documents):
 
 
 class SqliteNamespace(Namespace):
-    grows_indexes = True
+    grows_indexes = indexes_block = True
 
     def __init__(self, name: str, documents: SqliteDocuments) -> None:
         self.name = name
