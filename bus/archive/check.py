@@ -71,6 +71,8 @@ class _Lines:
         self._tree = Tree()
         self._head = seal.head_before
         self._at: int | None = None
+        #: The offset that the last line has when nothing is wrong with it.
+        self._due = seal.first_offset
         self._line = 0
 
     def check(self) -> list[Fault]:
@@ -94,7 +96,8 @@ class _Lines:
             if line.previous != self._head:
                 return self._broken_chain(line.offset, content, next(lines, None))
             self._line += 1
-            if line.offset < (self._seal.first_offset if self._at is None else self._at + 1):
+            self._due = self._seal.first_offset if self._at is None else self._at + 1
+            if line.offset < self._due:
                 return self._fault(f"offset {line.offset} comes out of order", offset=line.offset)
             self._at = line.offset
             leaf = line_hash(content)
@@ -110,6 +113,8 @@ class _Lines:
             self._line += 1
             missing = f"offset {expected}" if offset == expected + 1 else f"offsets {expected} to {offset - 1}"
             return self._fault(f"{missing} was taken out before this record", offset=offset)
+        if offset == self._due + 1 < expected and self._is_followed(content, following):
+            return self._fault("this record was changed: the next one has the offset behind its own", offset=self._due)
         if offset < expected:
             self._line += 1
             return self._fault(f"offset {offset} comes out of order", offset=offset)

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -390,10 +390,12 @@ def test_a_crash_does_not_part_a_document_from_the_marker_that_it_is_set_aside(
     put = SqliteNamespace.put_many
     crashes = iter([True])
 
-    def dying(namespace: SqliteNamespace, collection: str, found: Iterable[Mapping[str, Any]]) -> int:
+    def dying(
+        namespace: SqliteNamespace, collection: str, found: Iterable[Mapping[str, Any]], **how: Collection[str]
+    ) -> int:
         if collection == (SET_ASIDE if crash == "before the marker" else "jobs") and next(crashes, False):
             raise Unreachable("the power is gone")
-        return put(namespace, collection, found)
+        return put(namespace, collection, found, **how)
 
     monkeypatch.setattr(SqliteNamespace, "put_many", dying)
     with running(log_folder, documents, failing_on(started.id), restart=True) as metrics:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bus.archive import writer
@@ -339,6 +339,8 @@ def test_the_first_line_that_suffers_is_named(
 
 
 @settings(max_examples=60)
+@example(at=0, place=237, flip=0)
+@example(at=9, place=237, flip=0)
 @given(at=st.integers(0, 9), place=st.integers(0, 400), flip=st.integers(0, 7))
 def test_a_bit_flipped_within_a_record_names_that_record(
     tmp_path_factory: pytest.TempPathFactory, at: int, place: int, flip: int
