@@ -18,11 +18,11 @@ IDLE = 8
 
 # Views can be built again from the log, so NORMAL is safe enough: in WAL mode a power cut may lose the
 # last transactions but never breaks the file, and checkpoints are written after the views they speak of.
+# What sorts (making an index of a million documents) may use a file: in memory it would be as large as the index.
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=NORMAL",
     "cache_size=-16000",
-    "temp_store=MEMORY",
     "journal_size_limit=67108864",
 )
 
