@@ -192,6 +192,17 @@ class House:
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         return wait_until(condition, deadline=SOON, what=what)
 
+    def settle(self) -> str:
+        """Waits until portal and views have all that is in the log now; a position there. Both are behind it by
+        nature, also behind what somebody was just answered.
+        """
+        end = self.bus.stream("log").next_offset()
+        self.wait(lambda: self.api.get("/health").json()["log"]["next_offset"] >= end, "the portal to read the log")
+        as_of = self.wait(
+            lambda: (found := self.api.get("/nodes").json()["as_of"])["next_offset"] >= end and found, "the views"
+        )
+        return f"{as_of['log']}:{as_of['next_offset']}"
+
     # what tests do again and again
 
     def agent(self, node: str, *roles: str, **more: Any) -> "Agent":
@@ -208,6 +219,10 @@ class House:
 
     def job(self, id: str) -> dict[str, Any]:
         found: dict[str, Any] = self.api.get(f"/jobs/{id}").json()
+        return found
+
+    def command(self, id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.api.get(f"/commands/{id}").json()
         return found
 
     def ended(self, id: str) -> dict[str, Any]:

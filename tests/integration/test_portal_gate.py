@@ -65,6 +65,7 @@ def test_a_wrong_token_is_refused_with_what_would_be_right(house: House, token: 
 
 
 def test_health_tells_strangers_its_status_and_nothing_else(house: House) -> None:
+    house.wait(lambda: house.api.get("/health").json()["status"] == "ok", "all to be well")
     answer = httpx.get(f"{house.url}/api/v1/health")
     assert answer.status_code == 200
     assert answer.json() == {"status": "ok"}
@@ -250,8 +251,11 @@ def test_static_files_stay_in_their_folder(house: House) -> None:
 
 
 def test_metrics_need_a_token_and_name_units(house: House) -> None:
-    answer = httpx.get(f"{house.url}/metrics", headers={"Authorization": f"Bearer {house.token}"})
-    assert answer.status_code == 200
-    assert "fleetbus_views_lag_records 0.0" in answer.text
-    assert 'fleetbus_nodes{state="online"} 1.0' in answer.text
-    assert "fleetbus_portal_requests_total" in answer.text
+    def measured() -> str:
+        answer = httpx.get(f"{house.url}/metrics", headers={"Authorization": f"Bearer {house.token}"})
+        assert answer.status_code == 200
+        return answer.text
+
+    house.wait(lambda: "fleetbus_views_lag_records 0.0" in measured(), "no lag")
+    house.wait(lambda: 'fleetbus_nodes{state="online"} 1.0' in measured(), "the node")
+    assert "fleetbus_portal_requests_total" in measured()

@@ -59,7 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, rabbitmq_management: Manageme
 
 
 def test_a_retention_by_a_policy_is_seen_and_its_end_too(site: Site) -> None:
-    assert site.check("retention") == ("ok", "no policy and no argument cuts the log or the blobs")
+    assert site.wait_for("retention", "ok") == "no policy and no argument cuts the log or the blobs"
     policy = f"policies/{site.engine.vhost}/tidy"
     site.management.ask("PUT", policy, {"pattern": "^fleetbus", "definition": {"max-age": "1D"}, "apply-to": "queues"})
     detail = site.wait_for("retention", "degraded")
@@ -70,7 +70,7 @@ def test_a_retention_by_a_policy_is_seen_and_its_end_too(site: Site) -> None:
 
 
 def test_health_says_which_durability_holds(site: Site) -> None:
-    assert site.house.api.get("/health").json()["broker"]["durability"] == "stream"
+    site.house.wait(lambda: site.house.api.get("/health").json()["broker"].get("durability") == "stream", "stream")
     topology.make_durable(site.engine.url(HANDLERS), "fsync")
     site.house.wait(lambda: "fsync" in site.check("durability")[1], "fsync")
     topology.make_durable(site.engine.url(HANDLERS), "stream")

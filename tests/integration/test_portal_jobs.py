@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from events.delivery import RunJob
-from tests.portal_house import Doing, House
+from tests.portal_house import SOON, Doing, House
 
 
 def does(job: RunJob) -> Doing | None:
@@ -43,6 +43,13 @@ def test_a_job_that_ends_in_time_is_answered_whole(house: House) -> None:
     assert job["by"] == "user:admin"
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The portal waits for the decider as long as a busy machine may need, also when nobody asked it to wait."""
+    monkeypatch.setattr("portal.runs.OUTCOME_SECONDS", SOON)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_job_without_waiting_is_answered_by_its_id_and_where_to_find_it(house: House) -> None:
     answer = house.api.post("/jobs", json=order("sleep"))
     assert answer.status_code == 202
@@ -57,7 +64,8 @@ def test_a_job_without_waiting_is_answered_by_its_id_and_where_to_find_it(house:
 def test_a_job_that_does_not_end_in_time_is_answered_by_its_id(house: House) -> None:
     answer = house.api.post("/jobs", params={"wait": 0.5}, json=order("sleep"))
     assert answer.status_code == 202
-    assert house.job(answer.json()["id"])["state"] == "started"
+    id = answer.json()["id"]
+    house.wait(lambda: house.job(id).get("state") == "started", "the start")
 
 
 def test_a_jobs_time_line_is_told_by_the_api_and_the_page(house: House) -> None:
@@ -94,7 +102,7 @@ def test_a_failed_job_shows_the_traceback_of_the_script(house: House) -> None:
 def test_what_does_not_exist_is_refused_with_what_exists(
     house: House, change: dict[str, Any], status: int, reason: str, field: str, exists: str
 ) -> None:
-    answer = house.api.post("/jobs", json={**order(), **change})
+    answer = house.api.post("/jobs", params={"wait": 20}, json={**order(), **change})
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -102,7 +110,9 @@ def test_what_does_not_exist_is_refused_with_what_exists(
     assert problem["field"] == field
     assert exists in problem["exists"]
     assert problem["instance"] == "/api/v1/jobs"
-    assert house.api.get(f"/commands/{problem['id']}").json()["rejection"]["reason"] == reason
+    # the answer comes out of the log, and the views follow it
+    command = house.wait(lambda: (one := house.command(problem["id"])).get("outcome") and one, "the rejection")
+    assert command["rejection"]["reason"] == reason
 
 
 @pytest.mark.parametrize(
@@ -168,8 +178,8 @@ def test_the_outcome_of_a_key_survives_a_portal_that_starts_anew(tmp_path_factor
 
 def test_a_key_that_another_command_has_is_refused(house: House) -> None:
     key = {"Idempotency-Key": str(uuid4())}
-    sent = house.api.post("/jobs", json=order(), headers=key).json()
-    house.api.get("/commands", params={"at_least": sent["position"]})
+    id = house.api.post("/jobs", json=order(), headers=key).json()["id"]
+    house.wait(lambda: house.command(id).get("outcome"), "the command in the views")
     answer = house.api.put("/scripts/other", json={"source": 'descr = "x"\ndef action(): ...\n'}, headers=key)
     assert answer.status_code == 409
     assert answer.json()["type"] == "urn:fleetbus:problem:id-in-use"
@@ -178,7 +188,7 @@ def test_a_key_that_another_command_has_is_refused(house: House) -> None:
 def test_a_job_can_be_cancelled_while_it_runs(house: House) -> None:
     id = house.api.post("/jobs", json=order("sleep")).json()["id"]
     house.wait(lambda: house.job(id).get("state") == "started", "the start")
-    answer = house.api.post(f"/jobs/{id}/cancel")
+    answer = house.api.post(f"/jobs/{id}/cancel", params={"wait": 20})
     assert answer.status_code == 200
     assert answer.json()["event"]["type"] == "event.job.cancel_requested"
     assert house.ended(id)["state"] == "cancelled"
@@ -198,7 +208,7 @@ def test_waiting_for_a_job_sees_that_it_was_cancelled_before_a_node_had_it(house
 
 def test_cancelling_an_ended_job_is_a_conflict(house: House) -> None:
     id = house.api.post("/jobs", params={"wait": 20}, json=order()).json()["id"]
-    answer = house.api.post(f"/jobs/{id}/cancel")
+    answer = house.api.post(f"/jobs/{id}/cancel", params={"wait": 20})
     assert answer.status_code == 409
     assert answer.json()["reason"] == "conflict"
 
@@ -212,7 +222,7 @@ def test_an_ended_job_can_be_run_again_as_a_new_one(house: House) -> None:
 
 @pytest.mark.parametrize("id", ["nope", "3f0c3f6e-0f5c-4d0a-9d4e-0a4b8f1f7d11", "%00", "a" * 300])
 def test_a_job_that_does_not_exist_is_not_found(house: House, id: str) -> None:
-    for answer in (house.api.get(f"/jobs/{id}"), house.api.post(f"/jobs/{id}/cancel")):
+    for answer in (house.api.get(f"/jobs/{id}"), house.api.post(f"/jobs/{id}/cancel", params={"wait": 20})):
         assert answer.status_code == 404
 
 
@@ -229,6 +239,7 @@ def test_a_batch_is_answered_with_all_its_jobs(house: House) -> None:
     assert listed["total"] == 2
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_batch_that_has_not_ended_is_answered_by_its_id(house: House) -> None:
     answer = house.api.post("/jobs", params={"wait": 0.5}, json=order("sleep", all=True))
     assert answer.status_code == 202

@@ -43,7 +43,7 @@ def story(house: House) -> Story:
     ended = house.ended(story.job)["history"][-1]
     story.ended = ended["offset"]
     house.api.patch("/nodes/n1", params={"wait": 20}, json={"maintenance": True, "reason": "new disks"})
-    house.wait(lambda: house.api.get("/nodes/n1").json().get("maintenance"), "the maintenance")
+    house.settle()
     set_at = house.api.get("/events", params={"type": "event.node.maintenance_set"}).json()["items"][0]["time"]
     story.time = datetime.fromisoformat(set_at) - timedelta(microseconds=1)
     return story

@@ -57,8 +57,7 @@ def order(text: str) -> dict[str, object]:
 
 
 def test_all_is_well(house: House) -> None:
-    health = house.api.get("/health").json()
-    assert health["status"] == "ok", health
+    house.wait(lambda: house.api.get("/health").json()["status"] == "ok", "all to be well")
 
 
 def test_a_job_goes_all_the_way_round(house: House) -> None:
@@ -70,7 +69,7 @@ def test_a_job_goes_all_the_way_round(house: House) -> None:
 
 
 def test_what_does_not_exist_is_refused(house: House) -> None:
-    answer = house.api.post("/jobs", json={**order("x"), "script": "nope"})
+    answer = house.api.post("/jobs", params={"wait": SOON}, json={**order("x"), "script": "nope"})
     assert (answer.status_code, answer.json()["exists"]) == (404, ["echo"])
 
 
@@ -85,6 +84,8 @@ def test_streams_go_on_after_the_portal_started_anew(house: House) -> None:
         everything = [one for one in source.iter_sse() if one.data]
     assert json.loads(everything[0].data)["event"]["type"] == "event.log.created"
     house.restart_portal()
+    # it begins where the views are, and what does not follow ends where the portal is
+    house.settle()
     resume = {"Last-Event-ID": everything[2].id}
     with connect_sse(house.api, "GET", "/events/stream", params={"follow": "false"}, headers=resume) as source:
         rest = [one for one in source.iter_sse() if one.data]

@@ -16,6 +16,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         house.agent("n1")
         name = house.documents.pointed(LIVE)
         assert name is not None
+        # views are written one after the other: the node may be there before the event
+        house.settle()
         event = house.api.get("/events", params={"type": "event.node.connected"}).json()["items"][0]
         troubles = [
             Trouble(view="nodes", key=key, offset=event["offset"], event=event["id"], error="KeyError: 'boot' <b>")
