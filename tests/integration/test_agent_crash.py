@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from bus.admission import Duplicate
 from tests.agents import SOON, AgentProcess, Player
+from tests.integration.pools import is_running
 from tests.jobscripts import EMPTY, MARK, MARK_AND_WAIT
 from tests.waiting import wait_until
 
@@ -69,8 +69,8 @@ def test_killed_after_accepting_it_does_not_run_the_job_past_its_start_by(
     agent = start_process()
     player.connected()
     _, gate = hold(player, marks)
-    waiting = player.run(MARK_AND_WAIT, {"path": str(marks), "text": "waiting", "until": str(gate)}, start_within=3.0)
-    wait_until(lambda: agent.marks().get(waiting) == "accepted", deadline=2.5, what="the job to be accepted")
+    waiting = player.run(MARK_AND_WAIT, {"path": str(marks), "text": "waiting", "until": str(gate)}, start_within=8.0)
+    wait_until(lambda: agent.marks().get(waiting) == "accepted", deadline=SOON, what="the job to be accepted")
     agent.kill()
     gate.touch()
     wait_until(lambda: time.time() > player.start_by[waiting].timestamp(), deadline=SOON, what="the deadline")
@@ -110,7 +110,7 @@ def test_what_a_job_started_dies_with_the_agent(player: Player, start_process: S
     wait_until(lambda: seen(marks), deadline=SOON, what="the job to run")
     child = int(pids.read_text())
     agent.kill()
-    wait_until(lambda: not psutil.pid_exists(child), deadline=SOON, what="the job's child to be killed")
+    wait_until(lambda: not is_running(child), deadline=SOON, what="the job's child to be killed")
 
     def quiet() -> bool:
         before = len(seen(marks))

@@ -169,10 +169,16 @@ def test_a_full_outbox_takes_no_new_work_and_loses_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(journal_module, "MAX_ROWS", 10)
-    start_agent()
+    agent = start_agent()
     player.connected()
+    gate = marks.with_name("gate")
+    waits = {"path": str(marks), "until": str(gate)}
+    first = [player.run(MARK_AND_WAIT, {**waits, "text": f"first{n}"}) for n in range(10)]
+    # all of them are taken before there is anything to be said
+    wait_until(lambda: len(agent.marks()) == 10, deadline=SOON, what="the jobs to be accepted")
+    wait_until(lambda: player.inbox_size() == 0, deadline=SOON, what="the deliveries to be acknowledged")
     player.break_log()
-    first = [player.run(MARK, {"path": str(marks), "text": f"first{n}"}) for n in range(10)]
+    gate.touch()
     wait_until(lambda: len(seen(marks)) == 10, deadline=SOON, what="the jobs to run")
     wait_until(lambda: "agent.full" in capsys.readouterr().out, deadline=SOON, what="the agent to say that it is full")
     second = [player.run(MARK, {"path": str(marks), "text": f"second{n}"}) for n in range(10)]
@@ -206,6 +212,7 @@ def test_while_the_disk_is_full_no_job_begins_or_is_acknowledged_and_then_all_go
     wait_until(lambda: seen(marks), deadline=SOON, what="the job to run")
     waiting = player.run(MARK_AND_WAIT, {"path": str(marks), "text": "waiting", "until": str(gate)})
     wait_until(lambda: agent.marks().get(waiting) == "accepted", deadline=SOON, what="the job to be accepted")
+    wait_until(lambda: player.inbox_size() == 0, deadline=SOON, what="the deliveries to be acknowledged")
 
     give_room(agent, room=False)
     new = player.run(MARK, {"path": str(marks), "text": "new"})

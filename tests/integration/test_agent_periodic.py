@@ -9,7 +9,7 @@ import pytest
 from events.header import script_hash
 from nodeagent import agent as agent_module
 from nodeagent.schedule import run_id
-from tests.agents import SOON, AgentProcess, AgentThread, Player
+from tests.agents import SOON, AgentProcess, AgentThread, FrozenClock, Player
 from tests.jobscripts import EMPTY
 from tests.waiting import wait_until
 
@@ -142,9 +142,10 @@ def test_in_maintenance_health_checks_rest_and_others_run(player: Player, agent:
 
 
 def test_a_script_that_is_taken_off_the_list_runs_no_more(player: Player, agent: AgentThread, marks: Path) -> None:
-    player.stand(1, script(marks, "old", "period = 1"))
+    # one worker: what was begun of the old one has ended when the new one runs
+    player.stand(1, script(marks, "old", "period = 1\nqueue = 'one'"))
     wait_until(lambda: seen(marks, "old"), deadline=SOON, what="the script to run")
-    player.stand(2, script(marks, "new", "period = 1"))
+    player.stand(2, script(marks, "new", "period = 1\nqueue = 'one'"))
     wait_until(lambda: seen(marks, "new"), deadline=SOON, what="the new one to run")
     before = seen(marks, "old")
     wait_until(lambda: seen(marks, "new") >= 3, deadline=SOON, what="the new one to go on")
@@ -209,19 +210,6 @@ def test_without_word_from_the_handlers_the_list_of_the_last_time_counts(
     monkeypatch.setattr(agent_module, "STANDING_WITHIN", 0.5)
     start_agent()
     wait_until(lambda: seen(marks, "often") > before, deadline=SOON, what="it to run again")
-
-
-class FrozenClock:
-    """A clock whose wall time stands still until it is told otherwise."""
-
-    def __init__(self, now: datetime) -> None:
-        self.time = now
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        raise AssertionError("not asked for")
 
 
 def test_a_slot_that_was_run_is_not_run_again_by_the_next_start(

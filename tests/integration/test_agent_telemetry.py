@@ -55,7 +55,7 @@ def test_statistics_are_those_of_the_table(
 def test_telemetry_is_not_in_the_log(player: Player, agent: AgentThread) -> None:
     player.finished(player.run(PRINT, {"lines": 100}))
     assert {event.type.split(".")[0] for event in player.facts()} == {"event"}
-    assert player.telemetry("output")
+    assert wait_until(lambda: player.telemetry("output"), deadline=SOON, what="the lines")
 
 
 def test_a_bus_that_takes_no_telemetry_holds_no_job_up(
