@@ -68,6 +68,8 @@ def run(house: House, **params: object) -> str:
     order = {"script": "greet", "target": {"node": "n1"}, "params": params}
     answer = house.api.post("/jobs", params={"wait": 20}, json=order)
     assert answer.status_code == 200, answer.text
+    # views are written one after the other: that of events is behind that of jobs
+    house.settle()
     return str(answer.json()["id"])
 
 

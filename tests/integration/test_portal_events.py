@@ -73,6 +73,8 @@ def test_an_event_too_large_is_refused(house: House) -> None:
 
 def test_an_event_shows_its_causes_and_consequences(house: House) -> None:
     job = house.api.post("/jobs", params={"wait": 20}, json={"script": "echo", "target": {"node": "n1"}}).json()
+    # views are written one after the other: that of events is behind that of jobs
+    house.settle()
     queued = house.job(job["id"])["history"][0]["event"]
     found = house.api.get(f"/events/{queued}").json()
     assert [one["type"] for one in found["causes"]] == ["command.job.submit"]
