@@ -1,7 +1,8 @@
-"""Memory at rest: what each process of fleetbus holds after some jobs, on the real servers, beside a Celery worker.
+"""Memory at rest: what each service of fleetbus holds after some jobs, beside a Celery worker and a Salt minion.
 
 Memory is the sum of PSS (proportional set size: a page that several processes share counts for each in its share) of a
-process and all its children, from /proc/PID/smaps_rollup. All have been started anew for each run.
+process and all its children, from /proc/PID/smaps_rollup: of the Salt minion too, which is several processes. All have
+been started anew for each run, on the real servers.
 """
 
 import time
@@ -16,11 +17,12 @@ import psutil
 from benchmarks.jobs import FLEETBUS, NODE, PATIENCE, Caller, celery_worker, running
 from benchmarks.measure import Goal, Table, tabulate
 from benchmarks.place import Place, Progress
+from benchmarks.salt_round_trips import salt
 from bus.wiring import open_bus
 from events.actors import HANDLERS, PORTAL, PROJECTIONS, agent_user
 from tests.servers.ports import free_ports
 
-#: Empty jobs that each worker has behind it, on both sides.
+#: Empty jobs that each worker has behind it, and pings that the minion has.
 JOBS = 20
 #: Seconds in which nothing happens before the look.
 REST = 5.0
@@ -29,15 +31,15 @@ LOOK = 0.2
 UNITS = {"memory": "MB", "processes": "processes"}
 #: The agent without the workers of other queues than `default`, and as it comes: with one worker for each of those.
 TWO_WORKERS, ALL_WORKERS = "agent, 2 workers", "agent, 5 workers"
-CELERY = "Celery worker, prefork 2"
-GOALS = (Goal("memory", CELERY, "none: an agent with 2 workers beside it"),)
+CELERY, SALT = "Celery worker, prefork 2", "Salt minion"
+GOALS = tuple(Goal("memory", peer, "none: an agent with 2 workers beside it") for peer in (CELERY, SALT))
 
 
 def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
     found: dict[str, list[Mapping[str, float]]] = {}
     for turn in range(1, runs + 1):
         progress(f"memory at rest, run {turn} of {runs}")
-        with place.folder() as folder, _everything(place, folder) as processes:
+        with place.folder() as folder, _everything(place, folder, progress) as processes:
             time.sleep(REST)
             for name, process in processes.items():
                 found.setdefault(name, []).append(_memory(name, process))
@@ -45,7 +47,7 @@ def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
 
 
 @contextmanager
-def _everything(place: Place, folder: Path) -> Iterator[Mapping[str, psutil.Process]]:
+def _everything(place: Place, folder: Path, progress: Progress) -> Iterator[Mapping[str, psutil.Process]]:
     """All processes side by side, each with some work behind it."""
     with ExitStack() as stack:
         engine = stack.enter_context(place.engine())
@@ -62,6 +64,7 @@ def _everything(place: Place, folder: Path) -> Iterator[Mapping[str, psutil.Proc
             return stack.enter_context(start)
 
         port = str(free_ports(1)[0])
+        rival = stack.enter_context(salt(progress))
         agent = service(agent_user(NODE), "agent", "--node", NODE)
         processes = {
             TWO_WORKERS: agent,
@@ -70,7 +73,9 @@ def _everything(place: Place, folder: Path) -> Iterator[Mapping[str, psutil.Proc
             "projections": service(PROJECTIONS, "projections", **views),
             "portal": service(PORTAL, "portal", "--port", port, **views),
             CELERY: stack.enter_context(celery_worker(place)),
+            SALT: rival.minion,
         }
+        rival.pings(JOBS)
         _work(caller, f"http://127.0.0.1:{port}")
         yield processes
 

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.jobs import ROUND_TRIPS, fleet, running
+import psutil
+
+from benchmarks.jobs import fleet, running
 from benchmarks.measure import Goal, Table, compare, percentile
 from benchmarks.place import Place, Progress
 from tests.servers.ports import free_ports
@@ -25,7 +27,8 @@ from tests.servers.services import DEFAULT_DIRECTORY
 PINS = Path(__file__).with_name("salt-requirements.txt")
 HOME = DEFAULT_DIRECTORY / "salt"
 MINION = "bench"
-PINGS, CALLS = 30, 3
+#: Round trips in a run: of fleetbus, of `LocalClient`, of the program.
+TRIPS, PINGS, CALLS = 100, 20, 2
 
 UNITS = {"round trip p50": "ms", "round trip p99": "ms"}
 CLIENT, PROGRAM = "Salt, LocalClient", "Salt, program"
@@ -33,20 +36,28 @@ GOALS = (Goal("round trip p50", CLIENT, "<= 0.1"),)
 
 
 def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
-    trips = place.sized(ROUND_TRIPS, 20)
+    trips = place.sized(TRIPS, 20)
     with place.engine() as engine, fleet(engine) as caller, salt(progress) as rival:
         contestants = {
             "fleetbus": lambda: _figures(caller.round_trips(trips)),
             CLIENT: lambda: rival.pings(place.sized(PINGS, 5)),
             PROGRAM: lambda: rival.calls(place.sized(CALLS, 1)),
         }
-        return [compare("Round trip beside Salt", contestants, UNITS, GOALS, runs, progress)]
+        return [compare(f"Round trip beside Salt {version()}", contestants, UNITS, GOALS, runs, progress)]
+
+
+def version() -> str:
+    """Salt is not among the installed libraries of fleetbus's environment."""
+    return next(
+        line.split()[0].partition("==")[2] for line in PINS.read_text().splitlines() if line.startswith("salt==")
+    )
 
 
 class Salt:
-    """A running master and minion."""
+    """A running master and minion; `minion` is the first of the minion's processes."""
 
-    def __init__(self, client: "subprocess.Popen[str]", configuration: Path) -> None:
+    def __init__(self, minion: psutil.Popen, client: "subprocess.Popen[str]", configuration: Path) -> None:
+        self.minion = minion
         self._client, self._configuration = client, configuration
 
     def pings(self, count: int) -> Mapping[str, float]:
@@ -82,10 +93,10 @@ def salt(progress: Progress) -> Iterator[Salt]:
         programs = [
             [str(HOME / "bin" / program), "-c", str(configuration)] for program in ("salt-master", "salt-minion")
         ]
-        with running(programs[0], folder / "master"), running(programs[1], folder / "minion"):
+        with running(programs[0], folder / "master"), running(programs[1], folder / "minion") as minion:
             client = _client(configuration)
             try:
-                yield Salt(client, configuration)
+                yield Salt(minion, client, configuration)
             finally:
                 client.kill()
                 client.wait()
@@ -129,7 +140,8 @@ def _configure(folder: Path) -> Path:
         settings |= (
             {"interface": "127.0.0.1", "ret_port": answer, "auto_accept": True, "worker_threads": 2}
             if program == "master"
-            else {"master": "127.0.0.1", "master_port": answer, "id": MINION}
+            # its key is accepted as soon as the master has it; by itself a minion asks again only after ten seconds
+            else {"master": "127.0.0.1", "master_port": answer, "id": MINION, "acceptance_wait_time": 1}
         )
         (configuration / program).write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
     return configuration
