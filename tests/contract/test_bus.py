@@ -497,12 +497,19 @@ def test_removing_an_inbox_takes_what_is_in_it_and_is_harmless_without_one(
 # ---------------------------------------------------------------- the seat
 
 
+def connected(engine: Engine) -> Bus:
+    """The handlers' bus, over which something went already."""
+    bus = engine.bus(HANDLERS)
+    publish(bus, [event(0, "telemetry.canary")])
+    return bus
+
+
 def held(*seats: Seat) -> list[bool]:
     return [seat.held for seat in seats]
 
 
 def test_one_process_has_the_seat_and_the_next_gets_it_when_it_is_given_up(engine: Engine) -> None:
-    first, second = engine.bus(HANDLERS).seat("fleet"), engine.bus(HANDLERS).seat("fleet")
+    first, second = connected(engine).seat("fleet"), connected(engine).seat("fleet")
     assert held(first, second) == [False, False]
     assert first.acquire(SOON) is True
     assert second.acquire(0.3) is False
@@ -526,7 +533,7 @@ def test_the_seat_is_free_when_its_bus_is_closed(engine: Engine) -> None:
 
 
 def test_of_many_who_want_the_seat_one_gets_it(engine: Engine) -> None:
-    seats = [engine.bus(HANDLERS).seat("fleet") for _ in range(4)]
+    seats = [connected(engine).seat("fleet") for _ in range(4)]
     with ThreadPoolExecutor(4) as threads:
-        assert sorted(threads.map(lambda seat: seat.acquire(0.5), seats)) == [False, False, False, True]
+        assert sorted(threads.map(lambda seat: seat.acquire(2.0), seats)) == [False, False, False, True]
     assert held(*seats).count(True) == 1

@@ -59,9 +59,9 @@ def say(client: AmqpClient, n: int = 0, **more: Any) -> str:
     return client.publish(PAID, f"invoice {n}", {"n": n}, **more)
 
 
-def say_until_confirmed(client: AmqpClient, n: int) -> str:
+def say_until_confirmed(client: AmqpClient, n: int = 0, id: str = "") -> str:
     """As a service does that must not lose it, however long the broker is away."""
-    id = new_id()
+    id = id or new_id()
     while True:
         with suppress(Unconfirmed):
             return say(client, n, id=id)
@@ -210,29 +210,30 @@ def test_a_closed_client_says_so(engine: RabbitEngine) -> None:
 
 def test_an_event_that_never_left_is_known_not_to_be_in_the_log(engine: RabbitEngine, proxy: Proxy) -> None:
     proxy.refuse()
-    with AmqpClient(engine.url(BILLING, proxy.port), give_up_after=1.0) as client:
+    with AmqpClient(engine.url(BILLING, proxy.port), give_up_after=2.0) as client:
         with pytest.raises(Unconfirmed, match="it is not in the log: nothing was sent") as caught:
             say(client, id=(id := new_id()))
         assert (caught.value.id, caught.value.reached) == (id, False)
         assert caught.value.attempts > 1
         proxy.thaw()
-        assert say(client, id=id) == id
+        assert say_until_confirmed(client, id=id) == id
     assert [event.id for event in admitted(engine.bus(PORTAL))] == [id]
 
 
 def test_an_event_without_an_answer_may_be_in_the_log_and_may_be_sent_again(
     engine: RabbitEngine, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONFIRM_WITHIN", 0.5)
-    monkeypatch.setattr(module, "CONNECT_WITHIN", 0.5)
     with AmqpClient(engine.url(BILLING, proxy.port), give_up_after=2.0) as client:
-        say(client)
+        say_until_confirmed(client)
+        monkeypatch.setattr(module, "CONFIRM_WITHIN", 0.5)
+        monkeypatch.setattr(module, "CONNECT_WITHIN", 0.5)
         proxy.freeze()
         with pytest.raises(Unconfirmed, match="it may be in the log or not") as caught:
             say(client, 1)
         assert caught.value.reached
         proxy.thaw()
-        say(client, 1, id=caught.value.id)
+        monkeypatch.undo()
+        say_until_confirmed(client, 1, caught.value.id)
     assert [event.data["n"] for event in admitted(engine.bus(PORTAL))] == [0, 1]
 
 
@@ -240,9 +241,9 @@ def test_a_late_confirmation_is_not_taken_for_that_of_the_next_event(
     engine: RabbitEngine, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection on which an answer is overdue is not used again."""
-    monkeypatch.setattr(module, "CONFIRM_WITHIN", 0.5)
     with AmqpClient(engine.url(BILLING, proxy.port), connections=1) as client:
         say(client)
+        monkeypatch.setattr(module, "CONFIRM_WITHIN", 0.5)
         before = list(client._open)
         proxy.freeze()
         with ThreadPoolExecutor(1) as threads:
@@ -258,11 +259,11 @@ def test_a_broker_that_is_not_set_up_yet_is_waited_for(rabbitmq_management: Mana
     vhost = amqp_vhost.rpartition("/")[2]
     ensure_user(rabbitmq_management.url, vhost, BILLING, "of-tests")
     url = amqp_vhost.replace(amqp_vhost.partition("@")[0], f"amqp://{BILLING}:of-tests")
-    with AmqpClient(url, give_up_after=1.0) as client:
+    with AmqpClient(url, give_up_after=4.0) as client:
         with pytest.raises(Unconfirmed, match="no exchange 'fleetbus'"):
             say(client)
         topology.apply(amqp_vhost)
-        assert say(client)
+        assert say_until_confirmed(client)
 
 
 def test_an_event_that_no_stream_takes_is_not_confirmed(
@@ -272,12 +273,12 @@ def test_an_event_that_no_stream_takes_is_not_confirmed(
     say(client)
     vhost = engine.vhost
     rabbitmq_management.ask("DELETE", f"queues/{vhost}/fleetbus.log")
-    with AmqpClient(engine.url(BILLING), give_up_after=1.0) as hasty:
+    with AmqpClient(engine.url(BILLING), give_up_after=4.0) as hasty:
         with pytest.raises(Unconfirmed, match="no stream takes it now") as caught:
             say(hasty)
         assert not caught.value.reached
         topology.apply(engine.url(HANDLERS))
-        id = say(hasty)
+        id = say_until_confirmed(hasty)
     assert [event.id for event in admitted(engine.bus(PORTAL))] == [id]
 
 
@@ -285,7 +286,7 @@ def test_when_all_connections_are_busy_the_call_waits_no_longer_than_it_may(engi
     with AmqpClient(engine.url(BILLING, proxy.port), connections=1, give_up_after=1.0) as client:
         with client._pool.acquire(block=True), pytest.raises(Unconfirmed, match="all 1 connections were busy"):
             say(client)
-        assert say(client)
+        assert say_until_confirmed(client)
 
 
 # ---------------------------------------------------------------- forks
@@ -371,7 +372,7 @@ def _fork(work: Callable[[], object]) -> int:
     child = os.fork()
     if child:
         return child
-    faulthandler.dump_traceback_later(30, exit=True)
+    faulthandler.dump_traceback_later(100, exit=True)
     code = 1
     try:
         work()

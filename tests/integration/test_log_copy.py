@@ -95,7 +95,7 @@ def everything(bus: Bus, name: str) -> list[Record]:
     end, found = stream.next_offset(), list[Record]()
     with stream.read_from("first") as reader:
         while len(found) < end:
-            records = reader.read(1_000, timeout=20.0)
+            records = reader.read(1_000, timeout=60.0)
             assert records, f"the {name} ends at {len(found)} of {end}"
             found += records
     return found

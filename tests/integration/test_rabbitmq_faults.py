@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -50,13 +50,8 @@ def connected(bus: Bus) -> Bus:
 
 def gone(bus: Bus) -> None:
     """When the bus has taken note of the loss: what is published now waits."""
-
-    def waits() -> bool:
-        future = bus.publish(event(0, "telemetry.canary"))
-        wait([future], timeout=0.2)
-        return not future.done()
-
-    wait_until(waits, deadline=SOON, what="the loss of the connection")
+    wait_until(lambda: not bus.connected, deadline=SOON, what="the loss of the connection")
+    assert not bus.publish(event(0, "telemetry.canary")).done()
 
 
 def send(bus: Bus, message: Message) -> None:
@@ -89,9 +84,9 @@ def test_what_is_on_its_way_when_the_connection_breaks_is_not_confirmed(bus: Bus
 def test_a_message_waits_for_the_connection_without_blocking_its_caller(bus: Bus, proxy: Proxy) -> None:
     proxy.refuse()
     gone(bus)
-    began = time.monotonic()
     futures = [bus.publish(event(n)) for n in range(200)]
-    assert time.monotonic() - began < 5
+    # each call has returned though nothing was confirmed, or given up
+    assert not any(future.done() for future in futures)
     proxy.thaw()
     assert [future.result(SOON) for future in futures] == [None] * 200
 
@@ -331,7 +326,7 @@ def test_a_wrong_password_is_named_as_the_reason(engine: RabbitEngine) -> None:
     bus = RabbitBus(url)
     try:
         with pytest.raises(Unreachable, match="ACCESS_REFUSED") as caught:
-            bus.seat("fleet").acquire(2.0)
+            bus.seat("fleet").acquire(8.0)
         assert "wrong-one" not in str(caught.value)
     finally:
         bus.close()
@@ -425,7 +420,7 @@ def test_an_inbox_opens_itself_anew_with_the_same_keys(engine: RabbitEngine, pro
         handlers.deliver(f"{node}.cpu", str(n).encode()).result(SOON)
     before = inbox.read(timeout=SOON)
     proxy.cut()
-    wait_until(lambda: inbox.generation == 2, deadline=30, what="the second generation")
+    wait_until(lambda: inbox.generation >= 2, deadline=30, what="the second generation")
     inbox.ack([delivered.tag for delivered in before])
     again: list[bytes] = []
     while len(again) < 3:
@@ -437,15 +432,15 @@ def test_an_inbox_opens_itself_anew_with_the_same_keys(engine: RabbitEngine, pro
 def test_an_inbox_that_another_took_meanwhile_says_so(
     engine: RabbitEngine, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bus.rabbitmq.inbox.PATIENCE", 3.0)
     node = new_node()
     inbox = engine.bus(agent_user(node), port=proxy.port).inbox(node)
     inbox.open([f"{node}.node"])
     proxy.refuse()
     engine.bus(agent_user(node)).inbox(node).open([f"{node}.node"])
+    monkeypatch.setattr("bus.rabbitmq.inbox.PATIENCE", 3.0)
     proxy.thaw()
     with pytest.raises(InboxTaken, match=node):
-        inbox.read(timeout=30)
+        inbox.read(timeout=SOON)
 
 
 def test_an_inbox_holds_back_what_is_too_much_at_a_time(engine: RabbitEngine) -> None:
@@ -455,9 +450,10 @@ def test_an_inbox_holds_back_what_is_too_much_at_a_time(engine: RabbitEngine) ->
     for future in [handlers.deliver(f"{node}.node", str(n).encode()) for n in range(250)]:
         assert future.result(SOON)
     first: list[int] = []
-    while read := inbox.read(timeout=0.5):
-        first += [delivered.tag for delivered in read]
+    while len(first) < 100:
+        first += [delivered.tag for delivered in inbox.read(timeout=SOON)]
     assert len(first) == 100
+    assert inbox.read(timeout=0.5) == []
     inbox.ack(first)
     assert inbox.read(timeout=SOON)
 
@@ -478,7 +474,7 @@ def test_a_holder_that_hangs_loses_the_seat_to_another(engine: RabbitEngine, bus
     seat = bus.seat("fleet")
     assert seat.acquire(SOON)
     proxy.freeze()
-    assert engine.bus(HANDLERS).seat("fleet").acquire(40) is True
+    assert engine.bus(HANDLERS).seat("fleet").acquire(120) is True
     wait_until(lambda: not seat.held, deadline=30, what="the holder's own heartbeats")
 
 

@@ -321,7 +321,10 @@ def test_what_nobody_reads_waits_with_the_broker(engine: RabbitEngine, monkeypat
     handlers = engine.bus(HANDLERS)
     with engine.bus(PROJECTIONS).stream("log").read_from(1) as reader:
         wait_for(reader, Link)
-        publish(handlers, *(Message("event.test.said", b"%6d" % n + bytes(20_000)) for n in range(400)))
+        messages = [Message("event.test.said", b"%6d" % n + bytes(20_000)) for n in range(400)]
+        # what is published at once may be one chunk, and a chunk comes whole
+        for first in range(0, 400, 20):
+            publish(handlers, *messages[first : first + 20])
         assert isinstance(reader, StreamReader)
         waiting = reader._bytes
         records = read_some(reader, 400)

@@ -145,11 +145,11 @@ def test_who_comes_before_the_topology_waits_for_it(handlers_url: str, bus: Rabb
 def test_a_missing_topology_is_the_reason_that_is_given(
     bus: RabbitBus, handlers_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "CONFIRM_WITHIN", 1.5)
+    monkeypatch.setattr(publisher, "CONFIRM_WITHIN", 4.0)
     with pytest.raises(NotConfirmed, match="the topology is not there yet: start the handlers"):
         bus.publish(Message(key="event.a.b", body=b"")).result(SOON)
-    monkeypatch.setattr("bus.rabbitmq.probe.PATIENCE", 1.0)
+    monkeypatch.setattr("bus.rabbitmq.probe.PATIENCE", 3.0)
     with pytest.raises(Unreachable, match="the topology is not there yet"):
         bus.stream("log").first()
     with pytest.raises(Unreachable, match="the topology is not there yet"):
-        bus.seat("fleet").acquire(0.5)
+        bus.seat("fleet").acquire(3.0)

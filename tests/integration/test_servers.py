@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -54,7 +55,7 @@ def first_record(url: str, queue: str) -> bytes | None:
         channel = connection.channel()
         channel.basic_qos(prefetch_count=1)
         offset = {"x-stream-offset": "first"}
-        for method, _, body in channel.consume(queue, arguments=offset, inactivity_timeout=10):
+        for method, _, body in channel.consume(queue, arguments=offset, inactivity_timeout=60):
             if method is not None and method.delivery_tag is not None:
                 channel.basic_ack(method.delivery_tag)
             return body
@@ -78,8 +79,9 @@ def test_a_virtual_host_is_fresh_and_has_streams(amqp_vhost: str) -> None:
 
 
 def test_a_virtual_host_is_gone_after_its_deletion(rabbitmq_management: Management) -> None:
-    url = rabbitmq_management.add_vhost("short-lived")
-    rabbitmq_management.delete_vhost("short-lived")
+    name = f"short-lived-{uuid.uuid4().hex[:8]}"
+    url = rabbitmq_management.add_vhost(name)
+    rabbitmq_management.delete_vhost(name)
 
     with pytest.raises(AMQPError):
         publish(url, "log", b"too late")

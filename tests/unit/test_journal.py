@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import wait
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -25,6 +27,8 @@ from tests.waiting import wait_until
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PRODUCER = str(uuid4())
+#: Seconds that anything here may take on a busy machine.
+SOON = 60.0
 SPEAKER = Speaker("n1")
 
 
@@ -54,7 +58,7 @@ def with_blob(body: bytes) -> Fact:
 
 
 def write(journal: Journal, *what: changes.Change, facts: tuple[Fact, ...] = ()) -> None:
-    journal.write(*what, facts=facts).result(10)
+    journal.write(*what, facts=facts).result(SOON)
 
 
 def bring_to(journal: Journal, run: Run, mark: str) -> None:
@@ -124,7 +128,7 @@ def test_a_write_that_conflicts_takes_no_other_with_it_and_uses_up_no_seq(journa
     futures = [journal.write(facts=(a_fact(),)) for _ in range(5)]
     refused = journal.write(changes.accepted(ended), facts=(a_fact(ended),))
     futures += [journal.write(facts=(a_fact(),)) for _ in range(5)]
-    wait([*futures, refused], timeout=10)
+    wait([*futures, refused], timeout=SOON)
     assert isinstance(refused.exception(), JournalConflict)
     assert [decode(row.body).seq for row in journal.file.rows(0, 100)] == list(range(1, 11))
 
@@ -134,8 +138,8 @@ def test_a_fact_that_is_too_large_fails_alone(journal: Journal) -> None:
     huge = SPEAKER.event("event.job.started", "s", JobStarted(job=str(uuid4()), node="n1", order=order), NOW, id="x")
     refused, fine = journal.write(facts=(Fact(huge, "k"),)), journal.write(facts=(a_fact(),))
     with pytest.raises(BadEvent, match="fit into one event"):
-        refused.result(10)
-    fine.result(10)
+        refused.result(SOON)
+    fine.result(SOON)
 
 
 def test_rows_keep_the_producer_and_seq_they_were_written_with(path: Path) -> None:
@@ -161,11 +165,15 @@ def test_the_journal_keeps_its_id_and_another_file_has_another(path: Path, tmp_p
         assert other.file.id != first
 
 
-def test_writes_that_wait_share_a_transaction(journal: Journal) -> None:
+def test_writes_that_wait_share_a_transaction(journal: Journal, path: Path) -> None:
     commits: list[str] = []
     journal._db.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
-    futures = [journal.write(changes.accepted(a_run())) for _ in range(1000)]
-    wait(futures, timeout=20)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        # while another holds the file, they wait
+        other.execute("BEGIN IMMEDIATE")
+        futures = [journal.write(changes.accepted(a_run())) for _ in range(1000)]
+        other.execute("ROLLBACK")
+    wait(futures, timeout=SOON)
     assert all(future.exception() is None for future in futures)
     assert len(commits) < 500
 
@@ -177,11 +185,11 @@ def test_a_full_disk_holds_writes_back_and_loses_none(path: Path, capsys: pytest
         limit = journal._db.execute("PRAGMA max_page_count").fetchone()[0]
         journal._db.execute(f"PRAGMA max_page_count = {limit}")
         waiting = [journal.write(facts=(with_blob(os.urandom(100_000)),)) for _ in range(5)]
-        wait_until(lambda: journal.trouble, deadline=10, what="the journal to notice that the disk is full")
+        wait_until(lambda: journal.trouble, deadline=SOON, what="the journal to notice that the disk is full")
         assert not any(future.done() for future in waiting)
         assert "full" in journal.trouble
         journal._db.execute("PRAGMA max_page_count = 1000000")
-        wait(waiting, timeout=10)
+        wait(waiting, timeout=SOON)
         assert [future.exception() for future in waiting] == [None] * 5
         assert [decode(row.body).seq for row in journal.file.rows(0, 10)] == [1, 2, 3, 4, 5, 6]
         assert journal.trouble == ""
@@ -194,7 +202,7 @@ def test_what_cannot_be_written_until_the_end_fails_and_says_why(path: Path) -> 
     journal = Journal(path, PRODUCER)
     journal._db.execute("PRAGMA max_page_count = 1")
     future = journal.write(facts=(with_blob(os.urandom(1_000_000)),))
-    wait_until(lambda: journal.trouble, deadline=10, what="the journal to notice that the disk is full")
+    wait_until(lambda: journal.trouble, deadline=SOON, what="the journal to notice that the disk is full")
     journal.close(timeout=0.1)
     with pytest.raises(JournalClosed, match="full"):
         future.result(1)
@@ -206,9 +214,9 @@ def test_confirmed_rows_leave_with_the_blobs_that_no_other_row_names(journal: Jo
     write(journal, facts=(with_blob(b"shared"), with_blob(b"shared"), with_blob(b"own")))
     first, second, third = journal.file.rows(0, 10)
     assert first.blobs == second.blobs != third.blobs
-    journal.confirm([first, third]).result(10)
+    journal.confirm([first, third]).result(SOON)
     assert [chunk.body for chunk in journal.file.chunks(second.blobs[0])] == [b"shared"]
-    journal.confirm([second]).result(10)
+    journal.confirm([second]).result(SOON)
     assert journal.file.rows(0, 10) == []
     assert journal._db.execute("SELECT (SELECT count(*) FROM blob), (SELECT count(*) FROM outbox_blob)").fetchone() == (
         0,
@@ -246,7 +254,7 @@ def test_the_outbox_is_full_from_a_number_of_facts(journal: Journal, monkeypatch
     before = journal.full
     write(journal, facts=(a_fact(),))
     at = journal.full
-    journal.confirm(journal.file.rows(0, 10)).result(10)
+    journal.confirm(journal.file.rows(0, 10)).result(SOON)
     assert (before, at, journal.full) == (False, True, False)
 
 

@@ -30,7 +30,7 @@ def test_a_full_pack_goes_at_once_and_the_rest_soon() -> None:
     live.add("job", lines(*["x"] * 250))
     assert said == [("job", 100), ("job", 100)]
     live.start()
-    wait_until(lambda: len(said) == 3, deadline=5, what="the rest")
+    wait_until(lambda: len(said) == 3, deadline=30, what="the rest")
     assert said[-1] == ("job", 50)
     live.stop()
 
