@@ -184,6 +184,7 @@ def fleet(engine: RabbitEngine) -> Iterator[Caller]:
             running([*FLEETBUS, "handlers"], Path(folder) / "handlers", engine.url(HANDLERS)),
             running([*FLEETBUS, "agent", "--node", NODE], Path(folder) / "agent", engine.url(agent_user(NODE))),
         ):
+            caller.wait_for_node()
             caller.publish_script()
             yield caller
 

@@ -13,6 +13,7 @@ import contextlib
 import random
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,16 +22,17 @@ import msgspec
 import pika
 import uvloop
 from msgspec import Struct
-from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError
-from pika.spec import Basic, BasicProperties
+from pika.spec import Basic
 
 from bus.clock import new_id
 from bus.ports import Message
 from bus.rabbitmq.channel import Channel, ChannelGone, reason_of, tell
 from bus.rabbitmq.connection import parameters, pause_after
 from bus.rabbitmq.names import DELIVER, EXCHANGE, inbox_queue
+from events.actors import agent_user
 from nodeagent.emulated import Counts, EmulatedNode
+from nodeagent.emulated_line import Line, Pen, ack
 from nodeagent.heartbeat import BEAT_EVERY
 
 #: Connections that are being opened at a time: a broker that is asked for more at once serves nobody well.
@@ -85,11 +87,13 @@ class _Agent:
         self._dialling, self._counts = dialling, counts
         #: Facts that are not confirmed, in the order in which they were said, and the tags of those on their way.
         self._open: OrderedDict[str, Message] = OrderedDict()
-        self._tags: OrderedDict[int, str | None] = OrderedDict()
+        self._tags: OrderedDict[int, str] = OrderedDict()
         self._next_tag = 1
-        self._raw: AsyncioConnection | None = None
-        self._out: Channel | None = None
+        self._raw: Line | None = None
+        #: Writes what is published while the connection stands.
+        self._pen: Pen | None = None
         self._lost: asyncio.Future[BaseException]
+        self._beating: asyncio.TimerHandle | None = None
 
     async def live(self) -> None:
         failures = 0
@@ -108,7 +112,7 @@ class _Agent:
 
     async def leave(self) -> None:
         """Says that it goes, if it is connected, and closes."""
-        if self._out is not None and self._raw is not None and self._raw.is_open:
+        if self._pen is not None and self._raw is not None and self._raw.is_open:
             with contextlib.suppress(ChannelGone):
                 self._say(self.node.disconnected(datetime.now(UTC), new_id()))
             self._raw.close()
@@ -132,8 +136,8 @@ class _Agent:
         await out.opened()
         await inbox.opened()
         await self._hold(inbox)
-        await out.confirm(self._confirmed)
-        self._begin(out)
+        await raw.confirms(out, self._confirmed)
+        self._begin(Pen(out, EXCHANGE, agent_user(self.node.node)))
         return inbox
 
     async def _hold(self, inbox: Channel) -> None:
@@ -143,68 +147,71 @@ class _Agent:
         for key in (f"{node}.node", *(f"{node}.{role}.#" for role in self.node.roles)):
             await inbox.bind(queue, DELIVER, key)
 
-    def _begin(self, out: Channel) -> None:
+    def _begin(self, pen: Pen) -> None:
         """Everything that is not confirmed goes out again before anything new, so that its order stays."""
-        self._out, self._next_tag = out, 1
+        self._pen, self._next_tag = pen, 1
         self._tags.clear()
         self._counts.connected += 1
-        for message in list(self._open.values()):
-            self._send(message, message.id)
+        self._send(*self._open.values())
         self._say(self.node.connected(datetime.now(UTC), new_id()))
 
     async def _serve(self) -> None:
         """Beats until the connection is lost, or has lived as long as chance gives it."""
         loop = asyncio.get_running_loop()
-        ends = loop.time() + (CHANCE.expovariate(1 / self._lose_every) if self._lose_every else float("inf"))
+        ends = CHANCE.expovariate(1 / self._lose_every) if self._lose_every else None
         # agents that were started together must not beat together
-        pause = BEAT_EVERY * CHANCE.random()
-        while not self._lost.done() and loop.time() < ends:
-            await asyncio.wait({self._lost}, timeout=min(pause, ends - loop.time()))
-            if not self._lost.done():
-                self._send(self.node.heartbeat(datetime.now(UTC), new_id()), None)
-            pause = BEAT_EVERY
+        self._beating = loop.call_later(BEAT_EVERY * CHANCE.random(), self._beat, loop)
+        await asyncio.wait({self._lost}, timeout=ends)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._beating = loop.call_later(BEAT_EVERY, self._beat, loop)
+        with contextlib.suppress(ChannelGone):
+            self._send(self.node.heartbeat(datetime.now(UTC), new_id()))
 
     def _end(self) -> None:
-        if self._out is not None:
+        if self._beating is not None:
+            self._beating.cancel()
+        if self._pen is not None:
             self._counts.connected -= 1
             self._counts.lost += 1
-        self._out = None
+        self._pen = None
         if self._raw is not None and self._raw.is_open:
             self._raw.close()
 
     # what it says
 
     def _take(self, inbox: Channel, method: Basic.Deliver, body: bytes) -> None:
-        with contextlib.suppress(msgspec.DecodeError, ChannelGone):
-            for message in self.node.answer(body, datetime.now(UTC)):
-                self._say(message)
         # acknowledged at once: what is said is kept here until it is confirmed, and this process is the journal
-        inbox.ack(method.delivery_tag or 0)
+        taken = ack(inbox, method.delivery_tag or 0)
+        facts: list[Message] = []
+        with contextlib.suppress(msgspec.DecodeError):
+            facts = self.node.answer(body, datetime.now(UTC))
+        with contextlib.suppress(ChannelGone):
+            self._say(*facts, behind=taken)
 
-    def _say(self, message: Message) -> None:
-        self._open[message.id] = message
-        self._send(message, message.id)
+    def _say(self, *facts: Message, behind: bytes = b"") -> None:
+        self._open.update((fact.id, fact) for fact in facts)
+        self._send(*facts, behind=behind)
 
-    def _send(self, message: Message, id: str | None) -> None:
-        if self._out is None:
-            return
-        properties = BasicProperties(
-            message_id=message.id,
-            type=message.type,
-            user_id=f"node.{self.node.node}",
-            content_type="application/cloudevents+json",
-            delivery_mode=2,
-        )
-        self._tags[self._next_tag] = id
-        self._next_tag += 1
-        self._out.publish(EXCHANGE, message.key, message.body, properties)
+    def _send(self, *messages: Message, behind: bytes = b"") -> None:
+        """In one piece, and the frame `behind` with it. Raises `ChannelGone`."""
+        frames: list[bytes] = []
+        # before there is a pen facts wait in `_open`
+        if self._pen is not None:
+            timestamp = int(time.time())
+            for message in messages:
+                self._tags[self._next_tag] = message.id
+                self._next_tag += 1
+                frames += self._pen.write(message, timestamp)
+        if self._raw is not None and (frames or behind):
+            self._raw.emit((*frames, behind))
 
     def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
         while self._tags and (first := next(iter(self._tags))) <= tag:
             if not multiple and first != tag:
                 first = tag
-            id = self._tags.pop(first, None)
-            if id is not None and taken:
+            id = self._tags.pop(first, "")
+            if taken:
                 self._open.pop(id, None)
             if first == tag:
                 break
@@ -218,8 +225,8 @@ def _connect(
     loop: asyncio.AbstractEventLoop,
     opened: "asyncio.Future[BaseException | None]",
     lost: "asyncio.Future[BaseException]",
-) -> AsyncioConnection:
-    return AsyncioConnection(
+) -> Line:
+    return Line(
         at,
         on_open_callback=lambda _raw: tell(opened, None),
         on_open_error_callback=lambda _raw, error: tell(opened, _error(error)),

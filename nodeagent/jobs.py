@@ -16,7 +16,7 @@ end from being lost: the mark `done` and the fact are one write.
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 import structlog
@@ -54,7 +54,7 @@ class Stage(Enum):
     ACCEPTING = 1  # the mark `accepted` is being written, and it waits for a worker
     WAITING = 2  # it waits for a worker
     STARTING = 3  # its process waits while the mark `running` is being written
-    RUNNING = 4
+    RUNNING = 4  # the pool lets it run as soon as its process is free
     ENDING = 5  # its end is being written; what the pool says of it counts no more
 
 
@@ -63,10 +63,9 @@ class _Job(Struct):
     stage: Stage
     #: The fact that asked for its end.
     stopped_by: str | None = None
-    #: When its order came, when it was in the journal, and when its script was let go; for the facts.
+    #: When its order came, and when it was in the journal; for the facts.
     received: datetime | None = None
     accepted: datetime | None = None
-    began: datetime | None = None
 
 
 class Jobs:
@@ -294,7 +293,7 @@ class Jobs:
             if job.stage is not Stage.STARTING:
                 return
             if error is None:
-                job.stage, job.began = Stage.RUNNING, self._clock.now()
+                job.stage = Stage.RUNNING
                 self._pool.release(job.run.job)
             else:
                 log.error("a job is not begun", action="job.held", job=job.run.job, error=str(error))
@@ -339,7 +338,8 @@ class Jobs:
             self._telemetry.say(self._speaker.quiet_run(run, finished, now, id=new_id()))
             return ()
         cause = job.stopped_by if isinstance(finished.outcome, Cancelled) else None
-        return (self._speaker.finished(run, finished, now, cause, job.began),)
+        began = None if finished.since is None else now - timedelta(seconds=finished.since)
+        return (self._speaker.finished(run, finished, now, cause, began),)
 
     def _ended(self, job: _Job, finished: Finished, written: Future[None]) -> None:
         error = written.exception()

@@ -60,9 +60,13 @@ class Started(Struct, frozen=True, kw_only=True):
 
 
 class Finished(Struct, frozen=True, kw_only=True):
-    """The end of a job: nothing of it runs any more. `duration` in seconds, 0 when it never began."""
+    """The end of a job: nothing of it runs any more. `duration` in seconds, 0 when it never began.
+
+    `since`: seconds since its script was let go, if it was.
+    """
 
     job_id: str
     outcome: Outcome
     duration: float = 0.0
     output: Output = Output()
+    since: float | None = None

@@ -25,23 +25,33 @@ class State(Enum):
 
 
 class KeptFor(Struct, frozen=True):
-    """The script that a worker keeps a process for, and the process."""
+    """The script that a worker keeps a process for, the process, and how long the last job in it took, in seconds."""
 
     script: str
     source: str
     process: Kept
+    lasted: float
+
+    def runs(self, work: Work) -> bool:
+        return self.script == work.script and self.source == work.source
 
 
 class PoolJob(Struct, eq=False):
-    """A job in the pool. `kept`: it goes into the process that its worker keeps, and the worker hears of it last."""
+    """A job in the pool."""
 
     work: Work
     limit: float
-    kept: bool = False
+    worker: "WorkerHandle | None" = None
+    #: It goes into this process, which its worker keeps; the worker hears of it last.
+    kept: KeptFor | None = None
     #: Workers that it was given to.
     tries: int = 0
+    #: Whoever holds jobs back was told of it; then it may go on; its worker has a process for it; and when the worker
+    #: was told to let it run (seconds, monotonic).
     started: Started | None = None
-    gone: bool = False
+    released: bool = False
+    made: bool = False
+    gone: float | None = None
     stopping: StopReason | None = None
     head: list[Line] = field(default_factory=list)
 
@@ -82,8 +92,7 @@ class WorkerHandle:
 
     def keeps(self, work: Work) -> bool:
         """Whether it keeps a process for the script of this work."""
-        kept = self.kept
-        return kept is not None and kept.script == work.script and kept.source == work.source
+        return self.kept is not None and self.kept.runs(work)
 
     def is_dead(self) -> bool:
         return self._process.poll() is not None

@@ -5,8 +5,10 @@ be called from any thread; callbacks come on the pool's thread, must not block i
 
 A job's life: waiting in its queue, `Begin` to an idle worker, `Made` (its process waits, `on_started`), `Go` (the
 script runs), `Printed`, `Ended` (`on_finished`). Where a worker keeps the process of the script's last run, the pool
-knows that process already: `on_started` comes at once, and one `Begin` says all. Time limits are the workers' affair;
-the pool only gives up on a worker that is overdue, and replaces those that die.
+knows that process already: `on_started` comes at once, and one `Begin` says all. While jobs of such a script take
+moments, the next ones are called up: `on_started` comes while they still wait for a worker, so that no worker waits for
+their release. Time limits are the workers' affair; the pool only gives up on a worker that is overdue, and replaces
+those that die.
 
 The file is long because it is one state machine: no part of it can be understood without the others.
 """
@@ -21,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,6 +39,7 @@ from nodeagent.messages import (
     Ended,
     Go,
     Hello,
+    Kept,
     Made,
     Printed,
     Quit,
@@ -69,6 +73,9 @@ _OVERDUE = 15.0
 _QUEUE_IDLE = 600.0
 #: Seconds that a worker keeps a process for a script's next job.
 KEPT_FOR = 60.0
+#: Jobs of a queue that are called up, if the last one of their script in a kept process took less than so many seconds.
+CALLED_UP = 8
+BRISK = 0.05
 #: Workers that die before they are warm are started again after 0.1, 0.2, 0.4 … seconds, at most this many.
 _MAX_DELAY = 30.0
 #: After so many such deaths in a row, the jobs that wait are failed instead of waiting for ever.
@@ -78,6 +85,7 @@ _LOOK = 0.5
 #: Messages taken from workers before anything else is looked at again.
 _MESSAGES = 200
 _HIGH_WATER = 64
+_STOPPED_FIRST = "the agent was stopped before the job began"
 
 
 class PoolStopped(RuntimeError):
@@ -226,6 +234,7 @@ class WorkerPool:
         while self._phase is not Phase.CLOSED:
             self._keep_up_workers()
             self._assign()
+            self._call_up()
             self._wait()
             self._obey()
             self._listen()
@@ -277,7 +286,7 @@ class WorkerPool:
 
     def _next_phase(self) -> tuple[Phase, float] | None:
         late = time.monotonic() >= self._phase_ends
-        busy = any(worker.job for worker in self._workers.values())
+        busy = bool(self._jobs)
         match self._phase:
             case Phase.DRAINING if late or not busy:
                 return Phase.STOPPING, self._grace + _OVERDUE
@@ -291,7 +300,7 @@ class WorkerPool:
     # ----------------------------------------------------------------------- commands
 
     def _submit(self, work: Work) -> None:
-        if work.job_id in self._jobs:
+        if work.job_id in self._jobs or self._phase is not Phase.OPEN:
             return
         queue = self._queues.setdefault(work.queue, _Queue(UNKNOWN_QUEUE, configured=False))
         job = PoolJob(work, work.timeout or queue.spec.limit)
@@ -299,17 +308,27 @@ class WorkerPool:
         queue.waiting.append(job)
 
     def _release(self, job_id: str) -> None:
-        worker = self._worker_of(job_id)
-        if worker and worker.job and worker.job.started and not (worker.job.gone or worker.job.stopping):
-            worker.job.gone = True
-            job, worker.deadline = worker.job, time.monotonic() + worker.job.limit + self._grace + _OVERDUE
-            self._send(worker, Begin(job.work, job.limit, self._grace, kept=True) if job.kept else Go(job_id))
+        if job := self._jobs.get(job_id):
+            job.released = True
+            self._let_go(job)
+
+    def _let_go(self, job: PoolJob) -> None:
+        """Let it run as soon as it may and can."""
+        worker = job.worker
+        if worker is None or not (job.released and job.made) or job.gone or job.stopping:
+            return
+        job.gone = time.monotonic()
+        worker.deadline = job.gone + job.limit + self._grace + _OVERDUE
+        begin = Begin(job.work, job.limit, self._grace, kept=True)
+        self._send(worker, begin if job.kept else Go(job.work.job_id))
 
     def _cancel(self, job_id: str) -> None:
         job = self._jobs.get(job_id)
-        if worker := self._worker_of(job_id):
-            self._stop_job(worker, "cancelled")
-        elif job:
+        if job is None:
+            return
+        if job.worker:
+            self._stop_job(job.worker, "cancelled")
+        else:
             self._queues[job.work.queue].waiting.remove(job)
             self._finish(job, Cancelled())
 
@@ -324,19 +343,33 @@ class WorkerPool:
     def _take_back(self, worker: WorkerHandle, job: PoolJob, reason: StopReason) -> None:
         """Its worker has not heard of the job."""
         self._leave(worker)
-        self._finish(
-            job, Cancelled() if reason == "cancelled" else Failed("the agent was stopped before the job began")
-        )
+        self._finish(job, Cancelled() if reason == "cancelled" else Failed(_STOPPED_FIRST))
 
     def _enter(self, phase: Phase, seconds: float) -> None:
         if phase.value <= self._phase.value:
             return
         self._phase, self._phase_ends = phase, time.monotonic() + seconds
-        for worker in list(self._workers.values()):
-            if phase is Phase.STOPPING:
-                self._stop_job(worker, "agent_stops")
-            elif phase is Phase.QUITTING:
+        if phase is Phase.DRAINING:
+            self._drop_waiting()
+        elif phase is Phase.STOPPING:
+            self._stop_all()
+        elif phase is Phase.QUITTING:
+            for worker in list(self._workers.values()):
                 self._quit(worker)
+
+    def _drop_waiting(self) -> None:
+        """Jobs that nobody was told of vanish. What was called up counts as begun, and still runs."""
+        for job in [job for job in self._jobs.values() if not (job.worker or job.started)]:
+            self._queues[job.work.queue].waiting.remove(job)
+            del self._jobs[job.work.job_id]
+
+    def _stop_all(self) -> None:
+        for job in list(self._jobs.values()):
+            if job.worker:
+                self._stop_job(job.worker, "agent_stops")
+            else:
+                self._queues[job.work.queue].waiting.remove(job)
+                self._finish(job, Failed(_STOPPED_FIRST))
 
     # ---------------------------------------------------------------------- messages
 
@@ -347,14 +380,14 @@ class WorkerPool:
                 worker.warm_since = time.monotonic()
                 self._queues[worker.queue].failures = 0
             case Made(job_id=job_id) if worker.job and worker.job.work.job_id == job_id:
-                self._made(worker, worker.job, Started(job_id=job_id, pgid=message.pgid, stamp=message.stamp))
+                self._made(worker, worker.job, Kept(message.pgid, message.stamp))
             case Printed(job_id=job_id, lines=lines, head=head) if worker.job and worker.job.work.job_id == job_id:
                 if head:
                     worker.job.head += lines
                 self._call(self._on_output, job_id, lines)
             case Ended(job_id=job_id) if worker.job and worker.job.work.job_id == job_id:
                 job, kept = worker.job, message.kept
-                worker.kept = KeptFor(job.work.script, job.work.source, kept) if kept else None
+                worker.kept = KeptFor(job.work.script, job.work.source, kept, message.duration) if kept else None
                 self._leave(worker)
                 self._finish(job, message.outcome, message.duration, message.output)
 
@@ -363,19 +396,27 @@ class WorkerPool:
         worker.job, worker.state, worker.deadline = None, State.IDLE, float("inf")
         worker.idle_since = time.monotonic()
 
-    def _made(self, worker: WorkerHandle, job: PoolJob, started: Started) -> None:
-        job.started = started
+    def _made(self, worker: WorkerHandle, job: PoolJob, process: Kept) -> None:
+        job.made = True
         if job.stopping:
             return  # it will never begin
         worker.deadline = float("inf")
-        self._call(self._on_started, started)
-        if not self._hold:
-            self._release(started.job_id)
+        self._ask(job, process)
+        self._let_go(job)
+
+    def _ask(self, job: PoolJob, process: Kept) -> None:
+        """Tell, once, whoever may hold the job back. `process` is the one that it will run in, most likely."""
+        if job.started is None:
+            job.started = Started(job_id=job.work.job_id, pgid=process.pgid, stamp=process.stamp)
+            job.released = not self._hold
+            self._call(self._on_started, job.started)
 
     def _finish(self, job: PoolJob, outcome: Outcome, duration: float = 0.0, output: Output | None = None) -> None:
         del self._jobs[job.work.job_id]
         kept = replace(output, head=tuple(job.head)) if output else job.known_output()
-        self._call(self._on_finished, Finished(job_id=job.work.job_id, outcome=outcome, duration=duration, output=kept))
+        since = time.monotonic() - job.gone if job.gone else None
+        finished = Finished(job_id=job.work.job_id, outcome=outcome, duration=duration, output=kept, since=since)
+        self._call(self._on_finished, finished)
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
@@ -410,11 +451,25 @@ class WorkerPool:
             self._poller.register(worker.handle, zmq.POLLIN)
 
     def _assign(self) -> None:
-        if self._phase is not Phase.OPEN:
+        if self._phase.value > Phase.DRAINING.value:
             return
         for name, queue in self._queues.items():
             while queue.waiting and (worker := self._idle(name, queue.waiting[0].work)):
                 self._give(worker, queue.waiting.popleft())
+
+    def _call_up(self) -> None:
+        """Ask for the jobs that will find a kept process within moments."""
+        if self._phase is not Phase.OPEN:
+            return
+        for name, queue in self._queues.items():
+            for job in islice(queue.waiting, CALLED_UP):
+                if job.started is None and (process := self._soon_free(name, job.work)):
+                    self._ask(job, process)
+
+    def _soon_free(self, queue: str, work: Work) -> Kept | None:
+        """The kept process of this work's script that is busy with a job, and needed moments for the one before."""
+        busy = (worker.job.kept for worker in self._workers.values() if worker.queue == queue and worker.job)
+        return next((kept.process for kept in busy if kept and kept.runs(work) and kept.lasted < BRISK), None)
 
     def _idle(self, queue: str, work: Work) -> WorkerHandle | None:
         """The worker of a queue that has nothing to do and is nearest to this work: it keeps its process, or none."""
@@ -422,15 +477,13 @@ class WorkerPool:
         return min(idle, key=lambda worker: (not worker.keeps(work), worker.kept is not None), default=None)
 
     def _give(self, worker: WorkerHandle, job: PoolJob) -> None:
-        worker.job, worker.state = job, State.BUSY
+        worker.job, worker.state, job.worker = job, State.BUSY, worker
         worker.deadline = time.monotonic() + _START_DEADLINE
         worker.jobs += 1
         job.tries += 1
-        job.kept = worker.keeps(job.work)
-        kept, worker.kept = worker.kept, None
-        if job.kept and kept:
-            process = kept.process
-            self._made(worker, job, Started(job_id=job.work.job_id, pgid=process.pgid, stamp=process.stamp))
+        job.kept, worker.kept = worker.kept if worker.keeps(job.work) else None, None
+        if job.kept:
+            self._made(worker, job, job.kept.process)
         else:
             self._send(worker, Begin(job.work, job.limit, self._grace))
 
@@ -455,9 +508,10 @@ class WorkerPool:
             self._finish(job, Cancelled())
         elif worker.overdue and job.gone:
             self._finish(job, TimedOut(job.limit))
-        elif job.started or job.tries > 1:
+        elif job.made or job.tries > 1:
             self._finish(job, Failed(f"the worker of this job died ({worker.death})"))
         else:  # nobody has heard of it yet
+            job.worker = None
             self._queues[job.work.queue].waiting.appendleft(job)
 
     def _count_failure(self, queue: _Queue, how: str) -> None:
@@ -493,11 +547,6 @@ class WorkerPool:
         return [
             worker for worker in self._workers.values() if worker.queue == queue and worker.state is not State.QUITTING
         ]
-
-    def _worker_of(self, job_id: str) -> WorkerHandle | None:
-        return next(
-            (worker for worker in self._workers.values() if worker.job and worker.job.work.job_id == job_id), None
-        )
 
     def _is_worn(self, worker: WorkerHandle, now: float) -> bool:
         return worker.jobs >= self._max_jobs or now - worker.warm_since > self._max_age
