@@ -101,8 +101,9 @@ class JobLines:
             if job.get("state") in ENDED:
                 return job
             entry = await watch.next(60.0)
-            if entry is not None:
-                await self._views.reach(entry.next_offset, VIEW_SECONDS)
+            # it may be the last about this job: however far behind the views are, they are waited for
+            while entry is not None and not await self._views.reach(entry.next_offset, VIEW_SECONDS):
+                continue
 
     async def _rest(self, job: Document) -> list[Line]:
         """The lines of an ended job that the client does not have."""

@@ -65,16 +65,16 @@ class Runs:
                 if entry is None:
                     return False
                 last = entry.next_offset
-                left -= await self._ended_by(entry, left)
+                left -= await self._ended_by(entry, left, deadline)
         return await self._views.reach(last, max(VIEW_SECONDS, deadline - time.monotonic()))
 
-    async def _ended_by(self, entry: Entry, left: set[str]) -> set[str]:
+    async def _ended_by(self, entry: Entry, left: set[str], deadline: float) -> set[str]:
         data = entry.event.data
         if entry.event.type in ENDING:
             return {data.job}
         if entry.event.type == "event.job.cancel_requested":
             # ends those that no node has yet; the views know which
-            await self._views.reach(entry.next_offset, VIEW_SECONDS)
+            await self._views.reach(entry.next_offset, max(VIEW_SECONDS, deadline - time.monotonic()))
             return await self._offload(self._ended, [id for id in (data.job, *data.jobs) if id in left])
         return set()
 

@@ -1,7 +1,9 @@
 """Running scripts over HTTP: submitting, waiting, refusing, cancelling, retrying, and doing it once only."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -204,6 +206,24 @@ def test_waiting_for_a_job_sees_that_it_was_cancelled_before_a_node_had_it(house
             assert waiting.result().json()["job"]["state"] == "cancelled"
     finally:
         house.api.patch("/nodes/n1", json={"maintenance": False})
+
+
+def test_waiting_for_a_job_sees_its_cancellation_however_late_the_views_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portal.runs.VIEW_SECONDS", 0.1)
+    with House(tmp_path) as house, ThreadPoolExecutor(1) as pool:
+        house.agent("n1")
+        house.publish("echo")
+        house.api.patch("/nodes/n1", json={"maintenance": True})
+        waiting = pool.submit(house.api.post, "/jobs", params={"wait": SOON}, json=order())
+        found = house.wait(lambda: house.api.get("/jobs", params={"state": "waiting"}).json()["items"], "it waits")
+        house.stop_views()
+        house.api.post(f"/jobs/{found[0]['id']}/cancel", params={"wait": SOON})
+        # long enough for more patience than the portal had
+        threading.Event().wait(0.5)
+        house.start_views()
+        assert waiting.result(2 * SOON).json()["job"]["state"] == "cancelled"
 
 
 def test_cancelling_an_ended_job_is_a_conflict(house: House) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,26 @@ def test_output_resumes_after_the_last_line_that_came(house: House) -> None:
     house.ended(id)
     again = list(stream(house, f"/jobs/{id}/output/stream", after=1))
     assert [one.event for one in again] == ["message", "message", "end"]
+
+
+def test_output_ends_with_the_job_however_late_the_views_show_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portal.job_lines.VIEW_SECONDS", 0.1)
+    with House(tmp_path) as house, ThreadPoolExecutor(1) as pool:
+        agent = house.agent("n1", does=never)
+        house.publish("echo")
+        id = house.api.post("/jobs", json=SLEEPS).json()["id"]
+        house.wait(lambda: house.job(id).get("state") == "started", "the start")
+        lines = stream(house, f"/jobs/{id}/output/stream")
+        agent.prints(agent.jobs[0], 1, "one")
+        assert json.loads(next(lines).data)["text"] == "one"
+        house.stop_views()
+        agent.finish(agent.jobs[0], Doing(lines=("one",)))
+        # long enough for more patience than the portal had
+        threading.Event().wait(0.5)
+        house.start_views()
+        assert pool.submit(list, lines).result(SOON)[-1].event == "end"
 
 
 def test_a_job_that_has_printed_nothing_ends_its_stream_at_once(house: House) -> None:
