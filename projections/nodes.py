@@ -141,5 +141,6 @@ NODES = Projection(
     keys=keys,
     fold=fold,
     indexes=(("state",),),
-    scan=("state", "roles", "maintenance", "connected_at", "changed_at"),
+    # first what has few different values and is looked for within lists
+    scan=("roles", "state", "maintenance", "connected_at", "changed_at"),
 )

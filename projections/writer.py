@@ -119,11 +119,12 @@ class Writer:
         grow at little cost are made at once all the same: they grow beside the folding.
         """
         for projection in self._dispatch.projections:
-            self.namespace.declare(projection.name, ttl=projection.ttl)
+            later = () if indexes else _fields(projection)
+            self.namespace.declare(projection.name, fields=later, ttl=projection.ttl)
             growing = projection.growing if self.namespace.grows_indexes else ()
             wanted = projection.indexes if indexes else growing
             for together in [(index,) for index in wanted] if self.namespace.indexes_block else filter(None, [wanted]):
-                self.namespace.declare(projection.name, indexes=together, ttl=projection.ttl)
+                self.namespace.declare(projection.name, indexes=together, fields=later, ttl=projection.ttl)
             if indexes and projection.scan:
                 self.namespace.declare(projection.name, scan=projection.scan, ttl=projection.ttl)
 
@@ -299,3 +300,9 @@ class Writer:
             )
         write_markers(self.namespace, troubles)
         batch.marked = True
+
+
+def _fields(projection: AnyProjection) -> list[str]:
+    """All fields that its indexes and lists name."""
+    named = [field.removeprefix("-") for index in projection.indexes for field in index]
+    return list(dict.fromkeys([*named, *projection.scan]))

@@ -28,12 +28,15 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class Encoded(Struct, frozen=True, gc=False):
-    """A document ready to be written. `at` is its `_at`, if it has one; `source` is as it was given."""
+    """A document ready to be written. `at` is its `_at`, if it has one; `source` is as it was given, `kept` the same
+    after taming.
+    """
 
     id: str
     at: int | None
     raw: bytes
     source: Mapping[str, Any]
+    kept: Mapping[str, Any]
 
 
 def encode(document: Mapping[str, Any]) -> Encoded:
@@ -44,7 +47,7 @@ def encode(document: Mapping[str, Any]) -> Encoded:
     if at is not None and (type(at) is not int or at not in _INT64):
         raise BadDocument(f"document {key!r:.80}: `_at` is a 64-bit integer, not {at!r:.80}")
     try:
-        raw = _as_json(document)
+        raw, kept = _as_json(document)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadDocument(f"document {key!r:.80} is not JSON: {error}") from None
     # the search spares nearly all documents the look at each name
@@ -52,7 +55,7 @@ def encode(document: Mapping[str, Any]) -> Encoded:
         raise BadDocument(f"document {key!r:.80}: a top-level field is not named `_expires` or `$…`")
     if len(raw) > MAX_BYTES:
         raise BadDocument(f"document {key!r:.80} has {len(raw):,} bytes of {MAX_BYTES:,}; keep bulk as a blob")
-    return Encoded(tame_text(key), at, raw, document)
+    return Encoded(tame_text(key), at, raw, document, kept)
 
 
 def encode_many(documents: Iterable[Mapping[str, Any]]) -> tuple[list[Encoded], int]:
@@ -113,14 +116,18 @@ def tame_text(text: str) -> str:
     return text.replace("\0", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _as_json(document: Mapping[str, Any]) -> bytes:
+def _as_json(document: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
+    """The document as it is kept, as JSON and as a value."""
+    kept = document
     try:
-        raw = _encoder.encode(document)
+        raw = _encoder.encode(kept)
     except UnicodeEncodeError:
-        raw = _encoder.encode(tame(document))
+        kept = tame(document)
+        raw = _encoder.encode(kept)
     if _is_suspect(raw):
-        raw = _encoder.encode(tame(_decoder.decode(raw)))
-    return raw
+        kept = tame(_decoder.decode(raw))
+        raw = _encoder.encode(kept)
+    return raw, kept
 
 
 def _is_suspect(raw: bytes) -> bool:

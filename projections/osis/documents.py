@@ -96,6 +96,7 @@ class Namespace(ABC):
         *,
         indexes: Iterable[Order] = (),
         scan: Sequence[str] = (),
+        fields: Sequence[str] = (),
         ttl: Ttl | None = None,
     ) -> None:
         """Create the collection with these indexes and time to live. Repeating it changes nothing.
@@ -104,6 +105,9 @@ class Namespace(ABC):
         `Eq`, then the sort fields. `_id` is added at the end by itself. Indexes that are no longer
         declared stay. `scan` names the fields by which pages filter and sort in all other ways; what no
         index serves is then looked for in these fields alone, where reading documents would be slow.
+
+        `fields` are told by who writes the first documents, and nobody else does so yet: all fields that indexes and
+        `scan` will name when these are declared, after many documents. A storage may make them faster then.
 
         Every process that writes to a collection with time to live declares it: the time to live acts
         on documents written after the declaration.

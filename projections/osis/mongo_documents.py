@@ -78,6 +78,7 @@ class MongoNamespace(Namespace):
         *,
         indexes: Iterable[Order] = (),
         scan: Sequence[str] = (),  # MongoDB reads documents as fast as the keys of an index
+        fields: Sequence[str] = (),
         ttl: Ttl | None = None,
     ) -> None:
         there = self._collection(collection)

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from projections.osis.filters import And, Eq, Filter, Not, Or
+from projections.osis.filters import And, Eq, Filter, Has, Not, Or
 from projections.osis.query import Key
-from projections.osis.sqlite_query import key_of, order_by
+from projections.osis.sqlite_query import Reading, order_by
 
 #: More documents than so many of one value are looked through faster in columns.
 FEW = 500
@@ -20,15 +20,24 @@ MOST_EQUALS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Indexes:
-    """What a table has: the terms of its indexes, and the fields that `scan` repeats; none without it."""
+class Layout:
+    """What a table has: the terms of its indexes, the fields that `scan` repeats, in order, and those with a column
+    that its writers fill; none of all that if there is no such table.
+    """
 
-    orders: frozenset[str]
-    scan: frozenset[str]
+    there: bool
+    orders: frozenset[str] = frozenset()
+    scan: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> Reading:
+        """How fields are found, and indexes spelled."""
+        return Reading(self.columns)
 
     def can_scan(self, where: Filter, keys: Iterable[Key] = ()) -> bool:
         """Whether the columns have all that is asked for."""
-        return bool(self.scan) and fields_of(where) | {key.field for key in keys} <= self.scan | {"_id"}
+        return bool(self.scan) and fields_of(where) | {key.field for key in keys} <= {*self.scan, "_id"}
 
     def serve(self, where: Filter, keys: Sequence[Key]) -> bool:
         """Whether an index has what is found in order, so that a page of it is read and nothing else."""
@@ -38,7 +47,7 @@ class Indexes:
             return False
         back = [Key(key.field, not key.descending) for key in keys]
         orders = (
-            order_by([*(Key(field, False) for field in fields), *order])
+            order_by([*(Key(field, False) for field in fields), *order], self.reading)
             for fields in permutations(equals)
             for order in (keys, back)
         )
@@ -49,8 +58,22 @@ class Indexes:
         return [
             part
             for part in _parts(where)
-            if isinstance(part, Eq) and any(order.startswith(f"{key_of(part.field)},") for order in self.orders)
+            if isinstance(part, Eq)
+            and any(order.startswith(f"{self.reading.key(part.field)},") for order in self.orders)
         ]
+
+
+def lists_of(where: Filter) -> set[str]:
+    """Return the fields that the filter looks at as lists."""
+    match where:
+        case And(parts=parts) | Or(parts=parts):
+            return {field for part in parts for field in lists_of(part)}
+        case Not(part=part):
+            return lists_of(part)
+        case Has(field=field):
+            return {field}
+        case _:
+            return set()
 
 
 def fields_of(where: Filter) -> set[str]:

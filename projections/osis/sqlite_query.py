@@ -7,10 +7,13 @@ null and missing become minus infinity (which JSON cannot hold), and what is lef
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from projections.osis.codec import tame_text
 from projections.osis.errors import BadQuery
@@ -32,97 +35,43 @@ from projections.osis.filters import (
     Scalar,
 )
 from projections.osis.query import Key, check_path, check_scalar, folded_pattern, text_after
+from projections.osis.sqlite_columns import FALSE, NULL, TRUE, column_of, json_path, key_of
 
 #: A condition and the parameters it takes.
 Sql = tuple[str, list[Any]]
 
-_NULL = float("-inf")
+#: Characters of a text that is looked for by LIKE, which takes no longer ones than some ten thousand.
+_LONGEST_LIKE = 1_000
 #: Texts whose JSON is themselves between quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9 ._:/-]*")
-_FALSE, _TRUE = b"\x00", b"\x01"
-
-
-def key_of(field: str) -> str:
-    """Return the expression for the field's place in the order."""
-    if check_path(field) == "_id":
-        return "id"
-    path = json_path(field)
-    return (
-        f"CASE json_type(doc, {path}) WHEN 'true' THEN x'01' WHEN 'false' THEN x'00'"
-        f" WHEN 'object' THEN x'02' WHEN 'array' THEN x'03'"
-        f" ELSE coalesce(json_extract(doc, {path}), -9e999) END"
-    )
-
-
-def json_path(field: str) -> str:
-    """Return the SQL literal of a checked field path."""
-    return "'$" + "".join(f'."{name}"' for name in field.split(".")) + "'"
 
 
 def as_key(value: Scalar) -> Any:
     """Return the parameter that equals the field's key when the field has this value."""
     match check_scalar(value):
         case None:
-            return _NULL
+            return NULL
         case bool() as flag:
-            return _TRUE if flag else _FALSE
+            return TRUE if flag else FALSE
         case scalar:
             return scalar
 
 
-def column_of(field: str) -> str:
-    """Return the name of the column that repeats a field of `scan`."""
-    return "id" if check_path(field) == "_id" else f'"={field}"'
-
-
-def column_value(field: str) -> str:
-    """Return what such a column holds: the field's key, where a list is its JSON as a blob.
-
-    Such a blob begins with `[`, so that it sorts behind the blobs of all other values.
-    """
-    path = json_path(field)
-    return (
-        f"CASE json_type(doc, {path}) WHEN 'array' THEN CAST(json_extract(doc, {path}) AS BLOB)"
-        f" ELSE {key_of(field)} END"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Where a query finds fields: `key` gives the expression for a field's place in the order, `has` the condition
-    that a field is a list with an element of this value, which passes this test.
-    """
+    """Where a query finds fields: in the columns that repeat them, or else in the document."""
 
-    key: Callable[[str], str]
-    has: Callable[[str, Sql, Scalar], Sql]
+    columns: Collection[str] = ()
+    #: All different lists, as JSON, that a column holds, of columns where they are few.
+    lists: Mapping[str, Sequence[bytes]] = dataclasses.field(default_factory=dict)
 
-
-def _has_in_document(field: str, test: Sql, _value: Scalar) -> Sql:
-    path, (sql, parameters) = json_path(field), test
-    return (
-        f"(json_type(doc, {path}) = 'array' AND EXISTS (SELECT 1 FROM json_each(doc, {path}) WHERE {sql}))",
-        parameters,
-    )
+    def key(self, path: str) -> str:
+        """Return the expression for a field's place in the order."""
+        return column_of(path) if path in self.columns else key_of(path)
 
 
-def _has_in_column(field: str, test: Sql, value: Scalar) -> Sql:
-    column, (sql, parameters) = column_of(field), test
-    # SQLite may look into what is no list before it sees that it is none
-    items = f"json_each(CASE WHEN {column} >= x'5B' THEN CAST({column} AS TEXT) ELSE '[]' END)"
-    exact = f"EXISTS (SELECT 1 FROM {items} WHERE {sql})"
-    if not isinstance(value, str) or not _PLAIN.fullmatch(value):
-        return f"({column} >= x'5B' AND {exact})", parameters
-    # a flat list without escapes has the text exactly if its JSON does; no need to parse thousands of lists
-    flat = f"(instr({column}, x'5C') = 0 AND instr({column}, x'7B') = 0 AND instr(substr({column}, 2), x'5B') = 0)"
-    return f"({column} >= x'5B' AND instr({column}, ?) > 0 AND ({flat} OR {exact}))", [
-        f'"{value}"'.encode(),
-        *parameters,
-    ]
-
-
-#: Fields are found in the document, or in the columns that repeat them.
-IN_DOCUMENT = Reading(key_of, _has_in_document)
-IN_COLUMNS = Reading(column_of, _has_in_column)
+#: Knows of no columns.
+IN_DOCUMENT = Reading()
 
 
 def condition(where: Filter, at: Reading = IN_DOCUMENT) -> Sql:
@@ -210,18 +159,63 @@ def _contains(where: Contains, at: Reading) -> Sql:
     key = at.key(where.field)
     if where.text.isascii():
         # the same as the pattern, without a call of Python for each document
-        return f"(typeof({key}) = 'text' AND instr(lower({key}), ?) > 0)", [tame_text(where.text).lower()]
+        return _like(key, tame_text(where.text))
     return f"contains(?, {key})", [folded_pattern(where.text)]
 
 
 def _has(where: Has, at: Reading) -> Sql:
-    field, value = check_path(where.field), check_scalar(where.value)
+    path, value = check_path(where.field), check_scalar(where.value)
+    if path in at.lists:
+        return _one_of(path, [where], at)
     test, parameters = "type = 'text' AND value = ?", [value]
     if isinstance(value, bool):
         test, parameters = "type = ?", ["true" if value else "false"]
     elif isinstance(value, int | float):
         test = "type IN ('integer', 'real') AND value = ?"
-    return at.has(field, (test, parameters), value)
+    has = _has_in_column if path in at.columns else _has_in_document
+    return has(path, (test, parameters), value)
+
+
+def _has_in_document(field: str, test: Sql, _value: Scalar) -> Sql:
+    path, (sql, parameters) = json_path(field), test
+    return (
+        f"(json_type(doc, {path}) = 'array' AND EXISTS (SELECT 1 FROM json_each(doc, {path}) WHERE {sql}))",
+        parameters,
+    )
+
+
+def _has_in_column(field: str, test: Sql, value: Scalar) -> Sql:
+    column, (sql, parameters) = column_of(field), test
+    # SQLite may look into what is no list before it sees that it is none
+    items = f"json_each(CASE WHEN {column} >= x'5B' THEN CAST({column} AS TEXT) ELSE '[]' END)"
+    exact = f"EXISTS (SELECT 1 FROM {items} WHERE {sql})"
+    if not isinstance(value, str) or not _PLAIN.fullmatch(value):
+        return f"({column} >= x'5B' AND {exact})", parameters
+    # a flat list without escapes has the text exactly if its JSON does; no need to parse thousands of lists
+    flat = f"(instr({column}, x'5C') = 0 AND instr({column}, x'7B') = 0 AND instr(substr({column}, 2), x'5B') = 0)"
+    return f"({column} >= x'5B' AND instr({column}, ?) > 0 AND ({flat} OR {exact}))", [
+        f'"{value}"'.encode(),
+        *parameters,
+    ]
+
+
+def _one_of(path: str, wanted: Sequence[Has], at: Reading) -> Sql:
+    """The column is one of the lists that have one of the elements."""
+    found = [held for held in at.lists[path] if any(_holds(held, check_scalar(one.value)) for one in wanted)]
+    return f"{column_of(path)} IN ({', '.join('?' * len(found))})", found
+
+
+def _holds(held: bytes, value: Scalar) -> bool:
+    # a boolean is no number here
+    same = (item for item in msgspec.json.decode(held) if (type(item) is bool) is (type(value) is bool))
+    return value is not None and any(item == value for item in same)
+
+
+def _like(key: str, text: str) -> Sql:
+    if len(text) > _LONGEST_LIKE:
+        return f"(typeof({key}) = 'text' AND instr(lower({key}), ?) > 0)", [text.lower()]
+    pattern = re.sub(r"([%_!])", r"!\1", text)
+    return f"(typeof({key}) = 'text' AND {key} LIKE ? ESCAPE '!')", [f"%{pattern}%"]
 
 
 def _exists(where: Exists, at: Reading) -> Sql:
@@ -233,6 +227,11 @@ def _and(where: And, at: Reading) -> Sql:
 
 
 def _or(where: Or, at: Reading) -> Sql:
+    first = where.parts[0] if where.parts else None
+    if isinstance(first, Has) and first.field in at.lists:
+        same = [part for part in where.parts if isinstance(part, Has) and part.field == first.field]
+        if len(same) == len(where.parts):
+            return _one_of(first.field, same, at)
     return _joined(where.parts, " OR ", "0", at)
 
 

@@ -4,7 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from projections.osis.errors import BadUrl, StorageFailed, Unreachable
 from projections.osis.filters import And, Eq, Exists, Filter, Gte, Has, In, Prefix
 from projections.osis.open import open_documents
 from projections.osis.query import parse_sort
-from projections.osis.sqlite_documents import SqliteDocuments, _Table
+from projections.osis.sqlite_documents import SqliteDocuments
+from projections.osis.sqlite_look import Look
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +43,19 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteDocuments]:
     documents.close()
 
 
-Read = tuple[str, list[Any]]
+Read = tuple[str, Sequence[Any]]
 
 
 @pytest.fixture
 def reads(big: SqliteDocuments, monkeypatch: pytest.MonkeyPatch) -> list[Read]:
     """What is read, as it is prepared: with literals for parameters SQLite may find better plans."""
-    table, seen = big.table("live", "jobs"), list[Read]()
+    seen, rows = list[Read](), Look.rows
 
-    def read(sql: str, parameters: list[Any], **parts: str) -> list[Any]:
-        seen.append((table.spell(sql, **parts), parameters))
-        return _Table.read(table, sql, parameters, **parts)
+    def read(look: Look, sql: str, parameters: Sequence[Any], **parts: str) -> list[Any]:
+        seen.append((sql.format(**look.names, **parts), parameters))
+        return rows(look, sql, parameters, **parts)
 
-    monkeypatch.setattr(table, "read", read)
+    monkeypatch.setattr(Look, "rows", read)
     return seen
 
 
@@ -88,8 +89,8 @@ def test_pages_of_a_big_collection_are_found_by_index_alone(
     after = None if page == "first" else views.find("jobs", And(), sort=sort, limit=1000).next_cursor
     reads.clear()
     views.find("jobs", where, sort=sort, after=after)
-    find, count = (plan(big, read) for read in reads)
-    for found in (find, count):
+    find, *count = (plan(big, read) for read in reads)
+    for found in (find, *count):
         assert "INDEX" in found, found
         assert "TEMP B-TREE" not in found, found
     if after is not None or where != And():
@@ -133,8 +134,8 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteDocument
 def test_what_no_index_serves_is_looked_for_in_columns(
     scanned: SqliteDocuments, where: Filter, sort: list[str], columns: bool
 ) -> None:
-    table = scanned.table("live", "jobs")
-    assert table.is_read_by_columns(where, parse_sort(sort)) is columns
+    with scanned.table("live", "jobs").look() as look:
+        assert look.is_scanned(where, parse_sort(sort)) is columns
 
 
 def test_columns_follow_what_is_declared(tmp_path: Path) -> None:
@@ -143,7 +144,8 @@ def test_columns_follow_what_is_declared(tmp_path: Path) -> None:
     views.put_many("jobs", [{"_id": "j", "a": 1, "b": {"c": "x"}}])
     for scan in (["a"], ["a", "b.c"], ["b.c"]):
         views.declare("jobs", scan=scan)
-        assert documents.table("live", "jobs").indexes().scan == set(scan)
+        with documents.table("live", "jobs").look() as look:
+            assert look.layout.scan == tuple(scan)
         assert views.count("jobs", Eq("b.c", "x")) == 1
     documents.close()
 

@@ -543,7 +543,7 @@ def test_the_live_generation_is_never_swept(documents: Documents) -> None:
 def test_while_the_storage_is_locked_nothing_is_lost(
     log_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_database, "BUSY_SECONDS", 0.5)
     story = busy_story()
     whole, story.said = story.said, story.said[: len(story.said) // 2]
     story.write(log_folder)
