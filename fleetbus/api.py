@@ -25,6 +25,8 @@ PREFIX = "/api/v1"
 RESEND_SECONDS = 60.0
 #: Seconds during which an address that nobody listens at is tried again: a portal that restarts is there in time.
 REFUSED_SECONDS = 5.0
+#: Seconds that a command waits for the decider; one that takes over from another needs some.
+DECIDE_SECONDS = 10.0
 #: Seconds between two attempts.
 PAUSE = 0.5
 #: Seconds that an answer may take beyond what it was asked to wait: the portal itself tries the bus for a minute.
@@ -139,6 +141,20 @@ class Api:
                 if not isinstance(cause, httpx.TransportError) or id is None or left <= 0:
                     raise
                 time.sleep(min(PAUSE, left))
+
+    def ask(self, method: str, path: str, body: Any = None, *, id: str, text: str | None = None) -> Any:
+        """As `send`, for commands whose answer waits for the outcome if it is asked to."""
+        return self.send(method, path, body, id=id, wait=DECIDE_SECONDS, text=text)
+
+    def submit(self, order: Mapping[str, Any], *, id: str) -> Any:
+        """Sends a job; the answer has its outcome (`event`), unless nobody decides in time.
+
+        To wait would mean to wait for the job's end. Sent again under its id, the same job is asked for its outcome.
+        """
+        end = time.monotonic() + DECIDE_SECONDS
+        while (sent := self.send("POST", "/jobs", order, id=id)).get("event") is None and time.monotonic() < end:
+            time.sleep(PAUSE)
+        return sent
 
     def stream(
         self, path: str, query: Mapping[str, Any] | None = None, resume_at: str = "", *, once: bool = False

@@ -188,7 +188,7 @@ def _watched(api: "Api", id: str) -> "Watched":
 @talks
 def cancel(*, api: "Api", out: Printer, id: str) -> None:
     """End a job, or all unfinished jobs of a batch."""
-    sent = api.send("POST", f"/jobs/{id}/cancel", id=new_id())
+    sent = api.ask("POST", f"/jobs/{id}/cancel", id=new_id())
     out.done("its end was asked for; `fleetbus job wait` waits for it", sent)
 
 
@@ -203,7 +203,7 @@ def retry(*, api: "Api", out: Printer, id: str, no_wait: bool) -> None:
 
     new = new_id()
     with attached(api, new):
-        sent = api.send("POST", f"/jobs/{id}/retry", id=new)
+        sent = api.ask("POST", f"/jobs/{id}/retry", id=new)
         if no_wait:
             out.done(new, {"id": new})
         elif sent.get("event") is None:

@@ -99,7 +99,7 @@ def maintenance(*, api: "Api", out: Printer, name: str, on: str, reason: str) ->
 
 def _change(api: "Api", name: str, change: dict[str, Any]) -> dict[str, Any]:
     """The node after the change; waits for the views to show it."""
-    answer: dict[str, Any] = api.send("PATCH", f"/nodes/{name}", change, id=new_id())
+    answer: dict[str, Any] = api.ask("PATCH", f"/nodes/{name}", change, id=new_id())
     if "position" in answer or "state" not in answer:
         shown: dict[str, Any] = api.get(f"/nodes/{name}", {"at_least": answer.get("position")})
         return shown
@@ -122,7 +122,7 @@ def invite(*, api: "Api", out: Printer, roles: Sequence[str]) -> None:
 @talks
 def remove(*, api: "Api", out: Printer, name: str) -> None:
     """Take NODE out of the fleet; it is not listened to until it joins again. Its account on the bus goes, too."""
-    sent = api.send("DELETE", f"/nodes/{name}", id=new_id())
+    sent = api.ask("DELETE", f"/nodes/{name}", id=new_id())
     if warning := sent.get("warning"):
         click.echo(f"warning: {warning}", err=True)
     out.done(f"{name} was removed", sent)

@@ -108,7 +108,7 @@ def submit(
     order = {name: value for name, value in given.items() if value not in (None, {})} | {"target": given["target"]}
     id = new_id()
     with attached(api, id):
-        sent = api.send("POST", "/jobs", order, id=id)
+        sent = api.send("POST", "/jobs", order, id=id) if no_wait else api.submit(order, id=id)
         if no_wait or sent.get("event") is None:
             _undecided(out, sent, no_wait=no_wait)
             return

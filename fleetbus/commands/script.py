@@ -95,7 +95,7 @@ def publish(*, api: "Api", out: Printer, files: Sequence[Path]) -> None:
     """Publish scripts: their names mean these sources from now on. Jobs under way keep what they began with."""
     read = [_read(path) for path in files]
     for name, source in read:
-        sent = api.send("PUT", f"/scripts/{name}", text=source, id=new_id())
+        sent = api.ask("PUT", f"/scripts/{name}", text=source, id=new_id())
         fact = (sent.get("event") or {}).get("data", {})
         document = {"name": name, "hash": fact.get("hash"), "id": sent["id"]}
         if out.for_eyes:
@@ -124,5 +124,5 @@ def _read(path: Path) -> tuple[str, str]:
 @talks
 def retire(*, api: "Api", out: Printer, name: str) -> None:
     """Let no new job name the script, and no node run it by itself."""
-    sent = api.send("DELETE", f"/scripts/{name}", id=new_id())
+    sent = api.ask("DELETE", f"/scripts/{name}", id=new_id())
     out.done(f"{name} was retired", sent)

@@ -170,6 +170,30 @@ def test_a_command_that_was_refused_is_not_sent_again(portal: Portal) -> None:
     assert len(portal.requests) == 1
 
 
+def test_a_job_that_nobody_has_decided_on_is_asked_for_again_under_the_same_id(portal: Portal) -> None:
+    def answer(request: Request) -> Answer:
+        sent = {"id": request.headers["Idempotency-Key"]}
+        return 202, sent if len(portal.requests) < 3 else {**sent, "event": {"type": "event.job.queued"}}
+
+    portal.answer = answer
+    with Api(Fleet(portal.url, "t")) as api:
+        sent = api.submit({"script": "facts"}, id="7d0d4bdc-0000-7000-8000-000000000000")
+    assert sent["event"] == {"type": "event.job.queued"}
+    assert {request.headers["Idempotency-Key"] for request in portal.requests} == {sent["id"]}
+    assert [request.json for request in portal.requests] == [{"script": "facts"}] * 3
+
+
+def test_when_nobody_decides_a_run_says_so_and_how_to_come_back(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_module, "DECIDE_SECONDS", 0.05)
+    portal.answer = lambda request: (202, {"id": "x"})
+    done = fleetbus("run", "facts", "--node", "n1")
+    assert done.exit_code == 1
+    for words in ("nobody has decided", "are the handlers running", "fleetbus job wait x"):
+        assert words in done.stderr
+
+
 # streams
 
 
