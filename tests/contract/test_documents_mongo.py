@@ -9,7 +9,7 @@ from typing import Any
 import pymongo
 import pytest
 
-from projections.osis.documents import DAY, Ttl
+from projections.osis.documents import DAY, Documents, Ttl
 from projections.osis.errors import StorageFailed, Unreachable
 from projections.osis.mongo_documents import MongoDocuments
 from projections.osis.open import open_documents
@@ -40,6 +40,7 @@ def test_a_server_that_restarts_is_waited_for_and_found_again(
     with pytest.raises(Unreachable):
         documents.ping()
     server.start()
+    wait_until(lambda: _answers(documents), deadline=60, what="the server to be found again")
     assert views.put_many("jobs", [{"_id": "b"}]) == 0
     assert views.count("jobs") == 2
     documents.close()
@@ -119,6 +120,15 @@ def test_what_was_written_survives_the_death_of_the_server(
         write_on()
     killer.join()
     server.start()
+    wait_until(lambda: _answers(documents), deadline=60, what="the server to be found again")
     kept = views.get_many("jobs", written)
     assert [id for id in written if id not in kept] == []
     documents.close()
+
+
+def _answers(documents: Documents) -> bool:
+    try:
+        documents.ping()
+    except Unreachable:
+        return False
+    return True

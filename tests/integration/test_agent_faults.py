@@ -77,7 +77,8 @@ def test_while_nothing_is_confirmed_jobs_run_on_and_their_facts_arrive_later_eac
     player.mend_log()
     player.all_finished(jobs)
     own = [event for event in player.facts() if event.producer]
-    assert [event.seq for event in own] == list(range(1, len(own) + 1))
+    # what was on its way when the bus came back may be before what had failed by then
+    assert sorted(event.seq or 0 for event in own) == list(range(1, len(own) + 1))
     assert player.gaps() == []
 
 

@@ -142,7 +142,9 @@ def test_while_the_bus_is_away_events_are_taken_and_arrive_later(player: Player,
     ids = [service.ask(**EVENT)["id"] for _ in range(20)]
     player.mend_log()
     wait_until(lambda: len(player.facts("billing")) == 20, deadline=SOON, what="the events")
-    assert [event.id for event in player.facts("billing")] == ids
+    # each once; what was on its way when the bus came back may be before what had failed by then
+    assert sorted(event.id for event in player.facts("billing")) == sorted(ids)
+    assert player.gaps() == []
 
 
 def test_a_full_outbox_is_said(player: Player, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,7 +261,7 @@ class Site:
             env=self.environment(name),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert (done.returncode == 0) == (done.stderr == "")
@@ -340,7 +340,7 @@ def test_a_health_check_says_what_is_wrong(tmp_path: Path) -> None:
     def check(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
         script = str(ROOT / "deploy/healthcheck.py")
         command, given = [sys.executable, script, *args], {**os.environ, **environ}
-        return subprocess.run(command, env=given, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False)
 
     bus = check("bus", str(os.getpid()), FLEETBUS_BUS_URL="amqp://x:y@127.0.0.1:1/v")
     assert (bus.returncode, bus.stderr) == (1, "no connection to port 1\n")
