@@ -5,6 +5,7 @@ decide. Each fleet has a broker of its own, so that its memory is this fleet's. 
 pika, which puts the same deliveries straight into the inboxes and counts what comes out of the stream.
 """
 
+import resource
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import click
 import pika
 import psutil
 
@@ -41,11 +43,14 @@ PLAYERS = 2
 #: Seconds until all agents of a fleet must be connected, until all must have answered, and in which each beats once.
 GATHER_WITHIN, ANSWER_WITHIN, BEATS = 600.0, 120.0, 5.0
 LOOK = 0.5
+#: Files that a process of a fleet may have to open, and how many more for each agent: RabbitMQ keeps some for itself.
+FILES, FILES_PER_AGENT = 2_000, 2
 
 #: Where the broker's settings for many agents are, and what they begin with.
 DEPLOYED = Path(__file__).parents[1] / "deploy" / "rabbitmq.conf"
 FOR_MANY = ("tcp_listen_options.", "collect_statistics_interval", "management.rates_mode")
-ERLANG = " +sbwt none +sbwtdcpu none +sbwtdio none"
+#: And as many threads for files as Erlang has by itself: the tests' brokers have two, for thousands of inboxes too few.
+ERLANG = " +sbwt none +sbwtdcpu none +sbwtdio none +SDio 10"
 
 BARE = "bare pika"
 UNITS = {
@@ -211,9 +216,26 @@ def _delivery(node: str) -> bytes:
     return encode_delivery(RunJob(job=id, fact=id, correlation=id, node=node, order=order, start_by=start_by))
 
 
+def allow_files(size: int) -> None:
+    """Lets the processes of a fleet open what they need: each connection is a file, on both sides.
+
+    Raises `click.ClickException` when this user may not.
+    """
+    needed = FILES + FILES_PER_AGENT * size
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise click.ClickException(
+            f"a fleet of {size:,} needs {needed:,} open files, and {hard:,} are allowed; "
+            f"right would be `ulimit -Hn {needed}` by root, or LimitNOFILE={needed} in the unit that starts this"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 @contextmanager
 def fleet(folder: Path, size: int, progress: Progress) -> Iterator[Fleet]:
-    """The fleet, when all are connected and have beaten once."""
+    """The fleet, when all are connected and have beaten once. Raises as `allow_files` does."""
+    allow_files(size)
     broker = Broker(folder / "rabbitmq")
     with ExitStack() as stack:
         stack.callback(broker.stop)
@@ -221,8 +243,10 @@ def fleet(folder: Path, size: int, progress: Progress) -> Iterator[Fleet]:
         management = broker.management
         engine = RabbitEngine(management, management.add_vhost("fleet"))
         stack.callback(engine.close)
-        caller = Caller(stack.enter_context(closing(open_bus(engine.url(PORTAL), PORTAL))))
-        stack.enter_context(running([*FLEETBUS, "handlers"], folder / "handlers", engine.url(HANDLERS)))
+        streams = f"rabbitmq-stream://127.0.0.1:{broker.port('stream')}"
+        caller = Caller(stack.enter_context(closing(open_bus(engine.url(PORTAL), PORTAL, stream_url=streams))))
+        handlers = [*FLEETBUS, "handlers"], folder / "handlers", engine.url(HANDLERS)
+        stack.enter_context(running(*handlers, FLEETBUS_STREAM_URL=streams))
         caller.publish_script()
         nodes = emulation.node_ids("node", size)
         at = emulation.Place(engine.admin_url, management.url)
