@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 def crash(subject: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: one with threads cannot fork."""
     command = [sys.executable, "-m", "tests.chaos.crashpoints", subject]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560, check=False)
 
 
 @pytest.mark.chaos
