@@ -30,7 +30,7 @@ from nodeagent.work import QueueSpec
 from tests.waiting import wait_until
 
 #: Seconds that anything here may take on a busy machine.
-SOON = 30.0
+SOON = 60.0
 
 
 class Player:

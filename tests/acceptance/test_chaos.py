@@ -7,7 +7,7 @@ import pytest
 from tests.chaos.network import Proxies
 from tests.chaos.trial import trials
 
-pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_nothing_is_lost_or_done_twice_when_a_pair_of_faults_strikes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.servers.management import Management
 from tests.servers.rabbitmq import RabbitMQ
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ENDINGS = {"succeeded", "failed", "timed_out", "cancelled", "expired", "lost"}
 

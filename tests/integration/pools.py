@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 T = TypeVar("T")
 
 #: Seconds after which a test gives up; far more than anything here takes on a busy machine.
-PATIENCE = 40.0
+PATIENCE = 120.0
 ONE = {"default": QueueSpec(size=1, limit=300)}
 
 

@@ -303,7 +303,7 @@ def scripts(site: Site) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_facts_run_on_the_fleet_that_it_starts_and_one_of_two_handlers_decides(site: Site) -> None:
     site.start("setup")
     assert site.processes.pop("setup").wait(PATIENCE) == 0, site.said("setup")
