@@ -72,6 +72,11 @@ def states(house: House) -> dict[str, str]:
     return {node["id"]: node["state"] for node in house.json("node", "list")}
 
 
+def wait_until_seen(house: House, job: str) -> None:
+    """Until the views show it: they follow the log, out of which commands are answered."""
+    wait_until(lambda: house.run("job", "show", job).returncode == 0, deadline=60, what=f"job {job} in the views")
+
+
 def others(house: House) -> str:
     """The node that `fleetbus up` made of this machine."""
     (first,) = set(states(house)) - {SECOND}
@@ -224,6 +229,7 @@ def test_ctrl_c_twice_cancels_the_job(fleet: House) -> None:
 
 def test_a_job_that_nobody_waits_for_can_be_followed_later(fleet: House) -> None:
     id = fleet.json("run", "greet", "--node", SECOND, "--no-wait", "--arg", "pause=0.3", "--arg", "times=5")["id"]
+    wait_until_seen(fleet, id)
     lines = fleet.run("job", "logs", "-f", id).stdout.splitlines()
     assert lines == [f"hello you {n}" for n in range(5)]
     assert fleet.run("job", "logs", id).stdout.splitlines() == lines
@@ -242,6 +248,7 @@ def test_why_explains_what_a_job_waits_for(fleet: House) -> None:
     fleet.json("node", "maintenance", SECOND, "on", "--reason", "a test")
     try:
         id = fleet.json("run", "greet", "--node", SECOND, "--no-wait")["id"]
+        wait_until_seen(fleet, id)
         why = fleet.run("job", "why", id).stdout
         assert why.startswith("waiting: ")
         assert "maintenance" in why
@@ -259,8 +266,9 @@ def test_why_explains_what_was_rejected(fleet: House) -> None:
         for line in fleet.run("events", "tail", "--type", "event.command.rejected", "--json").stdout.splitlines()
         if "'nothing'" in line
     ][-1:]
-    why = fleet.run("job", "why", event["data"]["command"])
-    assert "rejected: there is no script 'nothing'" in why.stdout
+    rejected = "rejected: there is no script 'nothing'"
+    command = event["data"]["command"]
+    wait_until(lambda: rejected in fleet.run("job", "why", command).stdout, deadline=60, what="the reason")
 
 
 # nodes and events
@@ -285,7 +293,7 @@ def test_an_invitation_works_once(fleet: House) -> None:
     assert fourth.returncode == 3
     assert "fleetbus node invite" in err
     assert fleet.run("node", "remove", "third").returncode == 0
-    assert "third" not in states(fleet)
+    wait_until(lambda: "third" not in states(fleet), deadline=60, what="the views to show it")
 
 
 def join(house: House, node: str, token: str) -> subprocess.Popen[str]:
