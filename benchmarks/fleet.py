@@ -74,6 +74,8 @@ def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
         name = f"{size:,} agents"
         with place.folder() as folder, fleet(folder, size, progress) as those:
             repeat = runs if size < max(SIZES) else max(runs, REPETITIONS)
+            progress(f"{name}: warming up")
+            those.ask()
             found[name] = [those.ask() for _ in _counted(repeat, f"{name}: asking", progress)]
             if size == max(sizes):
                 for _ in _counted(runs, f"{name}: {BARE} beside fleetbus", progress):
@@ -99,7 +101,7 @@ class Broker(RabbitMQ):
         super().write_configuration()
         path = self.directory / "rabbitmq.conf"
         settings = [line for line in DEPLOYED.read_text().splitlines() if line.startswith(FOR_MANY)]
-        roomy = path.read_text().replace("absolute = 1GB", "absolute = 4GB")
+        roomy = path.read_text().replace("absolute = 1GB", "absolute = 8GB")
         write_private(path, "\n".join([roomy, *settings, ""]))
 
     def environment(self) -> dict[str, str]:
