@@ -13,8 +13,11 @@ from projections.osis.errors import BadUrl, StorageFailed, Unreachable
 
 #: Seconds a statement waits for another process that writes.
 BUSY_SECONDS = 30.0
-#: Connections kept for later; more are made while more threads are busy at once.
-IDLE = 8
+#: Threads that read at once. More would not be faster, for all of them need the interpreter in between, and each has a
+#: cache of its own.
+READERS = 4
+#: KiB of cache of a connection that reads, and of the one that writes.
+READ_CACHE, WRITE_CACHE = 4_000, 16_000
 
 # Views can be built again from the log, so NORMAL is safe enough: in WAL mode a power cut may lose the
 # last transactions but never breaks the file, and checkpoints are written after the views they speak of.
@@ -22,7 +25,6 @@ IDLE = 8
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=NORMAL",
-    "cache_size=-16000",
     "journal_size_limit=67108864",
 )
 
@@ -33,9 +35,10 @@ Prepare = Callable[[Connection], Any]
 class SqliteDatabase:
     """Lends connections to one file: `reading()` sees one snapshot, `writing()` is one transaction.
 
-    A connection serves one thread at a time and then waits for the next borrower. Writers of this
-    process queue at a lock, which is fair; those of other processes at SQLite's, for up to
-    `BUSY_SECONDS`. `prepare` is called with each new connection.
+    A connection serves one thread at a time and then waits for the next borrower. Readers of this process
+    wait for one of `READERS` connections, writers queue at a lock, which is fair; those of other processes
+    at SQLite's, for up to `BUSY_SECONDS`. Who reads lets go before it reads anew. `prepare` is called with each new
+    connection.
     """
 
     def __init__(self, path: Path, prepare: Prepare | None = None) -> None:
@@ -43,9 +46,12 @@ class SqliteDatabase:
             raise BadUrl(f"{path}: the path is not absolute")
         self.path = path
         self._prepare = prepare
-        self._idle: list[Connection] = []
+        #: Those that wait to be borrowed, the one used last at the end: its cache is warm.
+        self._readers: list[Connection] = []
+        self._writers: list[Connection] = []
         self._closed = False
         self._lock = threading.Lock()
+        self._reading = threading.BoundedSemaphore(READERS)
         self._write = threading.Lock()
         with _translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,15 +59,20 @@ class SqliteDatabase:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Lend a connection inside one read transaction: all its statements see the same moment."""
-        with self._borrowed() as connection:
-            connection.execute("BEGIN")
-            yield connection
-            connection.execute("COMMIT")
+        if not self._reading.acquire(timeout=BUSY_SECONDS):
+            raise Unreachable(f"{self.path}: others kept reading for {BUSY_SECONDS:.0f} s")
+        try:
+            with self._borrowed(self._readers, READ_CACHE) as connection:
+                connection.execute("BEGIN")
+                yield connection
+                connection.execute("COMMIT")
+        finally:
+            self._reading.release()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Lend a connection inside one write transaction, rolled back on any exception."""
-        with self._write, self._borrowed() as connection:
+        with self._write, self._borrowed(self._writers, WRITE_CACHE) as connection:
             # IMMEDIATE: a transaction that begins as a reader could fail when it comes to write.
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -71,42 +82,44 @@ class SqliteDatabase:
         """Close what is idle now and what is lent out as soon as it comes back."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
+            idle = [*self._readers, *self._writers]
+            self._readers.clear()
+            self._writers.clear()
         for connection in idle:
             connection.close()
 
     @contextmanager
-    def _borrowed(self) -> Iterator[Connection]:
+    def _borrowed(self, idle: list[Connection], cache: int) -> Iterator[Connection]:
         with _translated(self.path):
-            connection = self._take()
+            connection = self._take(idle, cache)
             try:
                 yield connection
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-                self._give_back(connection)
+                self._give_back(connection, idle)
 
-    def _take(self) -> Connection:
+    def _take(self, idle: list[Connection], cache: int) -> Connection:
         with self._lock:
             if self._closed:
                 raise StorageFailed(f"{self.path}: already closed")
-            if self._idle:
-                return self._idle.pop()
-        return self._connect()
+            if idle:
+                return idle.pop()
+        return self._connect(cache)
 
-    def _give_back(self, connection: Connection) -> None:
+    def _give_back(self, connection: Connection, idle: list[Connection]) -> None:
         with self._lock:
-            if not self._closed and len(self._idle) < IDLE:
-                self._idle.append(connection)
+            if not self._closed:
+                idle.append(connection)
                 return
         connection.close()
 
-    def _connect(self) -> Connection:
+    def _connect(self, cache: int) -> Connection:
         connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         try:
-            for pragma in _PRAGMAS:
+            for pragma in (*_PRAGMAS, f"cache_size=-{cache}"):
                 connection.execute(f"PRAGMA {pragma}")
             if self._prepare is not None:
                 self._prepare(connection)

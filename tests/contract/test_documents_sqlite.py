@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,29 @@ def test_connections_are_reused_by_whoever_comes_next(tmp_path: Path) -> None:
         thread.start()
         thread.join()
     assert views.count("jobs") == 50
-    assert len(documents._database._idle) == 1
+    assert (len(documents._database._readers), len(documents._database._writers)) == (1, 1)
+    documents.close()
+
+
+def test_however_many_threads_read_few_connections_are_made(tmp_path: Path) -> None:
+    documents = SqliteDocuments(tmp_path / "views.db")
+    views = documents.namespace("live")
+    views.put_many("jobs", [{"_id": "a"}])
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(lambda _: views.count("jobs"), range(200))) == [1] * 200
+    assert len(documents._database._readers) <= sqlite_database.READERS
+    documents.close()
+
+
+def test_a_reader_waits_for_others_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_database, "BUSY_SECONDS", 0.2)
+    documents = SqliteDocuments(tmp_path / "views.db")
+    with ExitStack() as others:
+        for _ in range(sqlite_database.READERS):
+            others.enter_context(documents._database.reading())
+        with pytest.raises(Unreachable, match="kept reading"):
+            documents.namespace("live").get("jobs", "a")
+    assert documents.namespace("live").get("jobs", "a") is None
     documents.close()
 
 
