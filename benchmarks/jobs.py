@@ -3,6 +3,7 @@
 All have two worker processes. fleetbus writes every step to the log and the agent's journal with fsync; Celery and
 Dramatiq acknowledge late and keep results in Redis. Their workers run one task after another in the same process; so
 does fleetbus for a script that says `keep_process`, and gives every other job a process of its own: both are measured.
+The floor is `bare_jobs`: the same messages over pika alone.
 """
 
 import os
@@ -11,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks import bare_jobs
 from benchmarks.measure import Goal, Table, compare, percentile
 from benchmarks.place import Place, Progress
 from bus.clock import new_id
@@ -52,6 +54,8 @@ GOALS = (
     Goal("empty jobs completed", "Celery", ">= 4"),
     Goal("round trip p50", "Dramatiq", "none"),
     Goal("empty jobs completed", "Dramatiq", "none"),
+    Goal("round trip p50", "bare pika, the same messages", "none"),
+    Goal("empty jobs completed", "bare pika, the same messages", "none"),
 )
 
 
@@ -164,12 +168,19 @@ def _run_rival(send: Callable[[], Any], wait: Callable[[Any], Any], trips: int, 
 
 def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
     sizes = place.sized(ROUND_TRIPS, 20), place.sized(JOBS, 200)
-    with place.engine() as engine, fleet(engine) as caller, celery_worker(place), dramatiq_worker(place):
+    with (
+        place.engine() as engine,
+        fleet(engine) as caller,
+        celery_worker(place),
+        dramatiq_worker(place),
+        bare_parties(place) as bare,
+    ):
         contestants = {
             "fleetbus": lambda: caller.run("empty", *sizes),
             "fleetbus, a process for each job": lambda: caller.run("empty_apart", *sizes),
             "Celery": lambda: run_celery(*sizes),
             "Dramatiq": lambda: run_dramatiq(*sizes),
+            "bare pika, the same messages": lambda: bare_jobs.measure(bare, *sizes),
         }
         return [compare("Empty jobs", contestants, UNITS, GOALS, runs, progress)]
 
@@ -206,6 +217,20 @@ def dramatiq_worker(place: Place) -> Iterator[psutil.Popen]:
         worker = ["--processes", str(WORKERS), "--threads", "1"]
         with running([*DRAMATIQ, *worker], Path(folder) / "dramatiq") as process:
             yield process
+
+
+@contextmanager
+def bare_parties(place: Place) -> Iterator[str]:
+    """The parties of `benchmarks.bare_jobs`, on a virtual host of their own, whose URL is given."""
+    with place.engine() as engine, tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+
+        def start() -> None:
+            for role in bare_jobs.ROLES:
+                command = [sys.executable, "-m", "benchmarks.bare_jobs", role]
+                stack.enter_context(running(command, Path(folder) / role, **{bare_jobs.URL: engine.admin_url}))
+
+        bare_jobs.wait_for_parties(engine.admin_url, start)
+        yield engine.admin_url
 
 
 @contextmanager
