@@ -17,7 +17,7 @@ from events.codec import BadEvent, decode, decode_data, encode
 from events.envelope import Event
 from events.routing import routing_key
 from portal.feed import Entry
-from portal.hub import Hub
+from portal.hub import Hub, position
 from portal.log import Log
 from portal.offload import Offload
 from portal.problems import Problem, away, bad_request, rejected, unprocessable
@@ -40,6 +40,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     offset: int
     #: The next offset of its record: views that reached it show the outcome.
     next_offset: int
+    #: The same as clients hold it, for `at_least`.
+    position: str
 
     @property
     def accepted(self) -> bool:
@@ -100,7 +102,7 @@ class Commands:
             await self.publish(event)
             self.sent += 1
             entry = self._hub.outcome(event.id) or await watch.next(wait)
-        return Answer(event.id, None if entry is None else _outcome(event.id, entry))
+        return Answer(event.id, None if entry is None else self._outcome(event.id, entry))
 
     async def tell(
         self,
@@ -147,7 +149,7 @@ class Commands:
         if document is not None and (document["actor"], document["type"]) != (event.actor, event.type):
             raise Problem(409, "id-in-use", "another command has this id; choose another Idempotency-Key", id=id)
         if entry := self._hub.outcome(id):
-            return _outcome(id, entry)
+            return self._outcome(id, entry)
         if document is None or not document.get("outcome"):
             return None
         return await self._offload(self._from_log, id, int(document["outcome_offset"]))
@@ -157,7 +159,16 @@ class Commands:
         record = self._log.fetch([offset]).get(offset)
         if record is None:
             raise away(f"the log does not give the outcome of {id} at offset {offset}", id=id)
-        return Outcome(command=id, fact=decode(record.body), offset=offset, next_offset=record.next_offset)
+        return self._outcome(id, Entry(offset, record.next_offset, decode(record.body), len(record.body)))
+
+    def _outcome(self, command: str, entry: Entry) -> Outcome:
+        return Outcome(
+            command=command,
+            fact=entry.event,
+            offset=entry.offset,
+            next_offset=entry.next_offset,
+            position=position(self._hub.state.log, entry.next_offset),
+        )
 
     async def publish(self, event: Event) -> None:
         """Publishes until the bus confirms, for at most a minute. Raises `Problem`."""
@@ -211,9 +222,5 @@ class Answer(Struct, frozen=True):
     def accepted(self) -> Outcome | None:
         """The outcome, unless it is a rejection: raises `Problem` then."""
         if self.outcome is not None and not self.outcome.accepted:
-            raise rejected(self.outcome.fact.data, self.id)
+            raise rejected(self.outcome.fact.data, self.id, self.outcome.position)
         return self.outcome
-
-
-def _outcome(command: str, entry: Entry) -> Outcome:
-    return Outcome(command=command, fact=entry.event, offset=entry.offset, next_offset=entry.next_offset)

@@ -30,6 +30,8 @@ class ProblemDocument(Struct, kw_only=True, omit_defaults=True):
     exists: tuple[str, ...] = ()
     #: The command that was sent, if one was.
     id: str = ""
+    #: Where the log has its rejection, for `at_least`: views that reached it show it.
+    position: str = ""
 
 
 class Problem(Exception):
@@ -45,6 +47,7 @@ class Problem(Exception):
         reason: str = "",
         exists: Sequence[str] = (),
         id: str = "",
+        position: str = "",
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
@@ -55,6 +58,7 @@ class Problem(Exception):
         self.reason = reason
         self.exists = tuple(exists)
         self.id = id
+        self.position = position
         self.headers = headers or {}
 
     @property
@@ -72,6 +76,7 @@ class Problem(Exception):
             reason=self.reason,
             exists=self.exists,
             id=self.id,
+            position=self.position,
         )
 
 
@@ -125,8 +130,17 @@ _STATUS_OF_REASON = MappingProxyType(
 )
 
 
-def rejected(why: CommandRejected, command: str) -> Problem:
-    """The answer to a command that the fleet rejected."""
+def rejected(why: CommandRejected, command: str, position: str) -> Problem:
+    """The answer to a command that the fleet rejected, at this position of the log."""
     status = _STATUS_OF_REASON.get(why.reason, 404 if why.reason.startswith("unknown") else 409)
     kind = why.reason.replace("_", "-") or "rejected"
-    return Problem(status, kind, why.message, field=why.field, reason=why.reason, exists=why.exists, id=command)
+    return Problem(
+        status,
+        kind,
+        why.message,
+        field=why.field,
+        reason=why.reason,
+        exists=why.exists,
+        id=command,
+        position=position,
+    )

@@ -15,7 +15,6 @@ from portal.api.shapes import Sent, SetAside
 from portal.bodies import read_query
 from portal.commands import Answer, id_from_key
 from portal.gate import identity
-from portal.hub import position
 from portal.lists import Document, Listed, public
 from portal.parts import Parts
 from portal.problems import Problem, not_found
@@ -109,7 +108,7 @@ def describe(parts: Parts, answer: Answer) -> Sent:
         outcome="accepted" if outcome.accepted else "rejected",
         offset=outcome.offset,
         event=plain(outcome.fact),
-        position=position(parts.hub.state.log, outcome.next_offset),
+        position=outcome.position,
     )
 
 

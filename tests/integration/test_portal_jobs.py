@@ -113,7 +113,8 @@ def test_what_does_not_exist_is_refused_with_what_exists(
     assert exists in problem["exists"]
     assert problem["instance"] == "/api/v1/jobs"
     # the answer comes out of the log, and the views follow it
-    command = house.wait(lambda: (one := house.command(problem["id"])).get("outcome") and one, "the rejection")
+    look = f"/commands/{problem['id']}?at_least={problem['position']}"
+    command = house.wait(lambda: (one := house.api.get(look)).status_code == 200 and one.json(), "the views")
     assert command["rejection"]["reason"] == reason
 
 
