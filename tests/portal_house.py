@@ -16,6 +16,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 import httpx
+import pytest
 from msgspec import Struct
 
 from bus.clock import SystemClock
@@ -46,6 +47,8 @@ from tests.waiting import wait_until
 #: Seconds that anything here may take on a busy machine.
 SOON = 60.0
 BEAT_SECONDS = 3.0
+#: Seconds that leases on seat and inboxes last: nobody in a house is killed, and whoever loses one has to end.
+LEASE_SECONDS = 120.0
 ECHO = """descr = "gives back what it was given"
 
 def action(text: str = "hello", times: int = 1):
@@ -83,9 +86,11 @@ class House:
         self._decides, self._has_views = decides, views
         self._portal = portal
         self._stops: list[Callable[[], None]] = []
+        self._patch = pytest.MonkeyPatch()
         self.agents: dict[str, Agent] = {}
 
     def __enter__(self) -> Self:
+        self._patch.setattr("bus.embedded.LEASE", LEASE_SECONDS)
         accounts = Accounts(self.documents)
         self.password = accounts.first_start() or ""
         self.token = accounts.make_token("admin", "tests")
@@ -109,6 +114,7 @@ class House:
         self.live.close()
         self.series.close()
         self.documents.close()
+        self._patch.undo()
 
     # the services
 

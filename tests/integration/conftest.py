@@ -18,8 +18,12 @@ def player(tmp_path: Path) -> Iterator[Player]:
 
 
 @pytest.fixture
-def start_agent(player: Player, tmp_path: Path) -> Iterator[Callable[..., AgentThread]]:
+def start_agent(
+    player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., AgentThread]]:
     """Starts the agent of n1 in this process; its data folder stays the same over several starts."""
+    # a busy machine must not take its inbox away
+    monkeypatch.setattr("bus.embedded.LEASE", 120.0)
     started: list[AgentThread] = []
 
     def start(data: str = "data", **more: Any) -> AgentThread:
