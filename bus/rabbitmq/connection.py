@@ -10,6 +10,7 @@ what the broker must be asked in order reads in order. Other threads hand work i
 """
 
 import asyncio
+import concurrent.futures
 import logging
 import os
 import random
@@ -164,7 +165,8 @@ class Connection:
             return future.result(timeout + CLOSE_WITHIN)
         except TimeoutError:
             raise self.unreachable() from None
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, concurrent.futures.CancelledError):
+            # the I/O thread's is the first, and reaches other threads as the second
             raise Closed("the bus was closed") from None
 
     def track(self, part: Part) -> None:
