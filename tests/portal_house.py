@@ -219,7 +219,7 @@ class House:
 
     def publish(self, name: str, source: str = ECHO) -> str:
         """Publishes a script; returns the position at which views show it."""
-        answer = self.api.put(f"/scripts/{name}", json={"source": source}, params={"wait": 10})
+        answer = self.api.put(f"/scripts/{name}", json={"source": source}, params={"wait": SOON / 2})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["position"])
 
