@@ -39,8 +39,8 @@ from projections.registry import PROJECTIONS
 #: Seconds that an idle connection is kept, as long as nginx keeps them. After uvicorn's own 5 seconds, clients that
 #: keep connections too often send on one that is just being closed, and a POST is not sent again by itself.
 KEEP_ALIVE_SECONDS = 75
-#: Seconds after which a thread that computes gives way to another. Python's own five milliseconds are waited for at some
-#: ten places of one list: after each statement of the storage, and each time that the event loop wakes.
+#: Seconds after which a thread that computes gives way to another. Python's own five milliseconds are waited for at
+#: some ten places of one list: after each statement of the storage, and each time that the event loop wakes.
 SWITCH_SECONDS = 0.001
 #: Seconds that requests may take to end when the portal stops.
 GRACE_SECONDS = 10
