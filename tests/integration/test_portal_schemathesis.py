@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -36,9 +37,27 @@ schema = schemathesis.openapi.from_dict(openapi_document())
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
-@schema.parametrize()
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_the_api_answers_whatever_it_is_sent(case: schemathesis.Case[Any], house: House) -> None:
+# schemathesis' own parametrization gives all operations one node id, of which xdist runs a single one
+OPERATIONS = {each.ok().label: each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)}
+
+
+@pytest.mark.parametrize("label", sorted(OPERATIONS))
+def test_the_api_answers_whatever_it_is_sent(label: str, house: House) -> None:
+    @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+    @given(case=OPERATIONS[label].as_strategy())
+    def ask(case: schemathesis.Case[Any]) -> None:
+        _ask(case, house)
+
+    ask()
+
+
+def test_every_operation_of_the_document_is_tried() -> None:
+    paths = openapi_document()["paths"].values()
+    verbs = {"get", "put", "post", "delete", "patch"}
+    assert len(OPERATIONS) == sum(len(verbs.intersection(path)) for path in paths)
+
+
+def _ask(case: schemathesis.Case[Any], house: House) -> None:
     query: dict[str, Any] = case.query or {}
     if _seconds(query.get("wait")) > 0.2:
         query["wait"] = "0.2"
