@@ -234,14 +234,18 @@ class JobProcess:
 
     def read(self, *, outputs: bool) -> None:
         """Read what the job says of itself, with `outputs` also what it prints: a chunk of each, all at the end."""
-        # reports first: they say what is to be masked in the lines behind them
+        # what is printed is taken before the reports and looked at after them: what is to be masked was told before it
+        # was printed, so that it must be known by then
+        printed: list[tuple[str, bytes]] = []
+        if outputs:
+            self._drain(self._out, lambda data: printed.append((STDOUT, data)))
+            self._drain(self._err, lambda data: printed.append((STDERR, data)))
         self._drain(self._report, self._reports.feed)
         self._note_return()
         self._drain(self._where_end, self._note_where)
         self._output.masks = self._reports.masks
-        if outputs:
-            self._drain(self._out, lambda data: self._emit(self._output.feed(STDOUT, data)))
-            self._drain(self._err, lambda data: self._emit(self._output.feed(STDERR, data)))
+        for stream, data in printed:
+            self._emit(self._output.feed(stream, data))
 
     def _drain(self, end: int, take: Callable[[bytes], None]) -> None:
         while end not in self._closed:
