@@ -369,7 +369,14 @@ class WorkerPool:
                 self._stop_job(job.worker, "agent_stops")
             else:
                 self._queues[job.work.queue].waiting.remove(job)
-                self._finish(job, Failed(_STOPPED_FIRST))
+                self._dismiss(job)
+
+    def _dismiss(self, job: PoolJob) -> None:
+        """No worker will have it: it vanishes, or fails if somebody was told of it."""
+        if job.started:
+            self._finish(job, Failed(_STOPPED_FIRST))
+        else:
+            del self._jobs[job.work.job_id]
 
     # ---------------------------------------------------------------------- messages
 
@@ -510,6 +517,8 @@ class WorkerPool:
             self._finish(job, TimedOut(job.limit))
         elif job.made or job.tries > 1:
             self._finish(job, Failed(f"the worker of this job died ({worker.death})"))
+        elif self._phase.value > Phase.DRAINING.value or (self._phase is Phase.DRAINING and not job.started):
+            self._dismiss(job)
         else:  # nobody has heard of it yet
             job.worker = None
             self._queues[job.work.queue].waiting.appendleft(job)

@@ -11,8 +11,9 @@ import pytest
 from nodeagent import workers
 from nodeagent.outcome import Cancelled, Failed, Succeeded
 from nodeagent.work import QueueSpec
-from nodeagent.workers import CALLED_UP
-from tests.integration.pools import Pool
+from nodeagent.workers import CALLED_UP, Phase
+from tests.integration.pools import PATIENCE, Pool
+from tests.waiting import wait_until
 
 TWO_QUEUES = {"default": QueueSpec(size=1, limit=300), "other": QueueSpec(size=1, limit=300)}
 KEEP = "keep_process = True"
@@ -71,7 +72,9 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    # its jobs take moments; on a busy machine they may take longer, and nothing would be called up
+    monkeypatch.setattr(workers, "BRISK", 60.0)
     house = House(tmp_path)
     with house.pool:
         yield house
@@ -173,3 +176,28 @@ def test_when_the_pool_stops_at_once_what_was_called_up_fails_and_never_runs(hou
     assert isinstance(outcome, Failed)
     assert outcome.error == "the agent was stopped before the job began"
     assert house.ran() == ["first", "long"]
+
+
+@pytest.mark.parametrize(("drain", "phase"), [(0.0, Phase.STOPPING), (60.0, Phase.DRAINING)])
+def test_a_worker_that_dies_with_a_job_unbegun_does_not_hold_up_a_pool_that_stops(drain: float, phase: Phase) -> None:
+    with Pool(hold=True, grace=60.0) as pool:
+        ready = pool.submit("def action(): pass")
+        pool.pool.release(pool.start_of(ready).job_id)
+        pool.end_of(ready)
+        worker = pool.workers()[0]
+        os.kill(worker, signal.SIGSTOP)
+        pool.submit("def action(): pass")
+        wait_until(lambda: pool.pool.status()["default"].running, deadline=PATIENCE, what="a worker for the job")
+        stop = threading.Thread(target=pool.pool.stop, args=(drain,))
+        stop.start()
+        wait_until(lambda: pool.pool._phase is phase, deadline=PATIENCE, what=f"the pool to be {phase}")
+        os.kill(worker, signal.SIGKILL)
+        wait_until(
+            lambda: not stop.is_alive() or pool.pool.status()["default"].waiting,
+            deadline=PATIENCE,
+            what="the end of the pool",
+        )
+        # what waits now, without a worker, waits until the pool's time is over
+        assert not pool.pool.status()["default"].waiting
+    # it was accepted and not begun: the agent's next start runs it
+    assert [end.job_id for end in pool.finished] == [ready]
