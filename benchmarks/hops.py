@@ -31,7 +31,7 @@ COSTS = {"handlers": "ms/job", "agent": "ms/job", "workers": "ms/job", "jobs' pr
 
 
 def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
-    with place.engine() as engine, fleet(engine) as caller:
+    with place.engine() as engine, fleet(engine, place.stream_url) as caller:
         hops = {"fleetbus": lambda: _hops(caller)}
         costs = {"fleetbus": lambda: _costs(caller)}
         return [

@@ -170,7 +170,7 @@ def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
     sizes = place.sized(ROUND_TRIPS, 20), place.sized(JOBS, 200)
     with (
         place.engine() as engine,
-        fleet(engine) as caller,
+        fleet(engine, place.stream_url) as caller,
         celery_worker(place),
         dramatiq_worker(place),
         bare_parties(place) as bare,
@@ -186,13 +186,20 @@ def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
 
 
 @contextmanager
-def fleet(engine: RabbitEngine) -> Iterator[Caller]:
-    """Handlers and one agent, as processes, until the end of the block; the caller has published its script."""
+def fleet(engine: RabbitEngine, streams: str) -> Iterator[Caller]:
+    """Handlers and one agent, as processes, until the end of the block; the caller has published its script.
+
+    `streams` is where handlers and caller read the log over RabbitMQ's stream protocol.
+    """
     engine.invite(NODE)
-    with tempfile.TemporaryDirectory() as folder, closing(open_bus(engine.url(PORTAL), PORTAL)) as bus:
+    handlers = [*FLEETBUS, "handlers"], engine.url(HANDLERS)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(open_bus(engine.url(PORTAL), PORTAL, stream_url=streams)) as bus,
+    ):
         caller = Caller(bus)
         with (
-            running([*FLEETBUS, "handlers"], Path(folder) / "handlers", engine.url(HANDLERS)),
+            running(handlers[0], Path(folder) / "handlers", handlers[1], FLEETBUS_STREAM_URL=streams),
             running([*FLEETBUS, "agent", "--node", NODE], Path(folder) / "agent", engine.url(agent_user(NODE))),
         ):
             caller.wait_for_node()

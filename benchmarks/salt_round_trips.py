@@ -37,7 +37,7 @@ GOALS = (Goal("round trip p50", CLIENT, "<= 0.1"),)
 
 def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
     trips = place.sized(TRIPS, 20)
-    with place.engine() as engine, fleet(engine) as caller, salt(progress) as rival:
+    with place.engine() as engine, fleet(engine, place.stream_url) as caller, salt(progress) as rival:
         contestants = {
             "fleetbus": lambda: _figures(caller.round_trips(trips)),
             CLIENT: lambda: rival.pings(place.sized(PINGS, 5)),

@@ -5,9 +5,9 @@ The CloudEvents core attributes follow the specification, version 1.0.2, section
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from uuid import UUID, uuid5
 
 from msgspec import Meta, Struct
+from uuid_utils import UUID, uuid5
 
 from events.names import Actor, EventType, Id
 

@@ -281,9 +281,7 @@ class JobProcess:
     # --------------------------------------------------------------------- verdict
 
     def _verdict(self) -> Outcome:
-        where = tracebacks.of_dump(
-            self._where.decode(errors="replace"), self._script.filename, self._begin.work.source.splitlines()
-        )
+        where = self._place() if self._where else ""
         match self._why, self._reports.verdict:
             case "limit", _:
                 outcome: Outcome = TimedOut(self._begin.limit, where)
@@ -300,6 +298,11 @@ class JobProcess:
             case _:
                 outcome = Failed(_death(self._status or 0), where)
         return outcome
+
+    def _place(self) -> str:
+        """Where the script was when it was told to write that down."""
+        lines = self._begin.work.source.splitlines()
+        return tracebacks.of_dump(self._where.decode(errors="replace"), self._script.filename, lines)
 
     def _signal(self, send: Callable[[int, int], None], signum: int) -> None:
         # until `reap` takes its status, the process keeps its number: nobody else can be hit

@@ -44,6 +44,9 @@ from nodeagent.workers import PoolStopped, WorkerPool
 
 #: Jobs without an end from which on no new one is taken out of the inbox.
 MAX_OPEN = 10_000
+#: Seconds that the mark `accepted` waits for others to share their transaction: where a process is ready for the job,
+#: `running` follows at once.
+ACCEPTED_WITHIN = 0.005
 
 log = structlog.get_logger(__name__)
 
@@ -161,7 +164,7 @@ class Jobs:
 
     def _accept(self, run: Run, script: Known) -> Future[None]:
         self._open[run.job] = _Job(run, Stage.ACCEPTING, received=self._clock.now())
-        written = self._journal.write(changes.accepted(run), self._keep(script))
+        written = self._journal.write(changes.accepted(run), self._keep(script), patience=ACCEPTED_WITHIN)
         self._submit(run, script)
         written.add_done_callback(lambda future: self._accepted(run, future))
         return written

@@ -1,7 +1,8 @@
 """The agent's memory: which jobs it took and how far they are, and the facts that the bus has not confirmed yet.
 
 One SQLite file with synchronous=FULL. One thread writes: it takes what waits, at most 500 writes, into one transaction,
-so that many jobs share one fsync. A write is marks and facts together: either all of it is in the file or none.
+so that many jobs share one fsync. A write is marks and facts together: either all of it is in the file or none. What
+nobody waits for has patience, and shares the transaction of what comes next.
 
 While the file cannot be written (disk full, input/output error) nothing is lost and nothing goes on: the thread says so
 in the log, and tries again twice a second; whoever waits for a write waits.
@@ -36,16 +37,25 @@ RETRY_EVERY = 0.5
 #: Facts, and bytes of facts and their blobs, from which on the outbox counts as full. What runs may still end.
 MAX_ROWS = 100_000
 MAX_BYTES = 256_000_000
+#: Seconds that a confirmation waits for others to share their transaction: a fact that is still here is sent again,
+#: with its id, and nothing else depends on it.
+CONFIRMED_WITHIN = 0.02
 
 log = structlog.get_logger(__name__)
 
 
 class _Write:
-    """One write, and how it comes out. `rows` and `size` (bytes): by how much it makes the outbox grow."""
+    """One write, and how it comes out. `rows` and `size` (bytes): by how much it makes the outbox grow.
 
-    def __init__(self, changes: Sequence[Change], facts: Sequence[Fact], confirmed: Sequence[Row] = ()) -> None:
+    `patience`: seconds that it may wait for others.
+    """
+
+    def __init__(
+        self, changes: Sequence[Change], facts: Sequence[Fact], patience: float, confirmed: Sequence[Row] = ()
+    ) -> None:
         self.changes = changes
         self.facts = facts
+        self.due = time.monotonic() + patience
         self.rows = len(facts) - len(confirmed)
         self.size = -sum(row.size for row in confirmed)
         self.future: Future[None] = Future()
@@ -102,19 +112,20 @@ class Journal:
         """`ring` is called, by the journal's thread, when new facts are in the outbox."""
         self._ring = ring
 
-    def write(self, *changes: Change, facts: Sequence[Fact] = ()) -> Future[None]:
+    def write(self, *changes: Change, facts: Sequence[Fact] = (), patience: float = 0.0) -> Future[None]:
         """All of it or nothing; durable when the future is done. Writes are committed in the order of their calls.
+
+        With `patience` it waits up to so many seconds for another write, to share its transaction.
 
         The future fails with `JournalConflict` when a mark does not follow, with `BadEvent` when a fact is too large,
         with `JournalClosed` when it could not be written until the journal closed.
         """
-        return self._submit(_Write(changes, facts))
+        return self._submit(_Write(changes, facts, patience))
 
     def confirm(self, rows: Sequence[Row]) -> Future[None]:
         """The bus has these facts: they leave the outbox."""
-        return self._submit(
-            _Write([change for row in rows for change in changes.confirmed(row.n, blobs=bool(row.blobs))], (), rows)
-        )
+        gone = [change for row in rows for change in changes.confirmed(row.n, blobs=bool(row.blobs))]
+        return self._submit(_Write(gone, (), CONFIRMED_WITHIN, rows))
 
     def _submit(self, write: _Write) -> Future[None]:
         if self._give_up_at is None:
@@ -149,15 +160,25 @@ class Journal:
         self._db.close()
 
     def _take(self) -> tuple[list[_Write], bool]:
-        """What waits, at most a batch, and whether the journal closes after it. Blocks for the first."""
+        """What waits, at most a batch, and whether the journal closes after it.
+
+        Blocks for the first, and for more as long as all of them have patience.
+        """
         batch: list[_Write] = []
+        due: float | None = None
         with contextlib.suppress(queue.Empty):
             while len(batch) < BATCH:
-                write = self._waiting.get(block=not batch)
+                write = self._next(due)
                 if write is None:
                     return batch, True
                 batch.append(write)
+                due = write.due if due is None else min(due, write.due)
         return batch, False
+
+    def _next(self, due: float | None) -> _Write | None:
+        """Raises `queue.Empty` when nothing more comes until `due`."""
+        left = None if due is None else due - time.monotonic()
+        return self._waiting.get(block=left is None or left > 0, timeout=left)
 
     def _commit(self, batch: list[_Write]) -> None:
         """Tries until it is written: a fact that was lost here would be a job without an end."""

@@ -31,6 +31,8 @@ WINDOW = 500
 #: Facts whose blobs are sent ahead, and the bytes of blobs on their way from which on no further one is begun.
 AHEAD = 50
 BLOB_WINDOW = 8_000_000
+#: Seconds that the beginning of a job waits for company: its end, or that of others. Whoever reads is woken less often.
+COMPANY_WITHIN = 0.01
 #: Seconds before a second try: at first, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 #: Seconds before what was refused is tried again.
@@ -56,6 +58,8 @@ class Outbox:
         self._stopping = threading.Event()
         self._read_to = 0
         self._line: deque[Row] = deque()
+        #: When the oldest of the line came into it.
+        self._since = 0.0
         self._sent: dict[int, Row] = {}
         #: Chunks not confirmed yet of each blob that was sent; chunks on their way, and their bytes.
         self._chunks_left: dict[str, int] = {}
@@ -103,21 +107,32 @@ class Outbox:
                 self._stopping.wait(LONGEST_PAUSE)
 
     def _turn(self) -> None:
+        wait = 0.0
         if self._failure is not None:
             self._recover()
         elif self._refused_until is not None and time.monotonic() > self._refused_until:
             self._try_refused()
         elif self._bus.connected:
             self._fill()
-            self._send()
-        self._hear()
+            wait = self._patience()
+            if not wait:
+                self._send()
+        self._hear(wait or 1.0)
 
     def _fill(self) -> None:
         room = WINDOW - len(self._sent) - len(self._line)
         if room > 0:
             rows = self._journal.file.rows(self._read_to, room)
+            if rows and not self._line:
+                self._since = time.monotonic()
             self._line.extend(rows)
             self._read_to = rows[-1].n if rows else self._read_to
+
+    def _patience(self) -> float:
+        """Seconds that the line still waits for company."""
+        if any(row.type != "event.job.started" for row in self._line):
+            return 0.0
+        return max(0.0, self._since + COMPANY_WITHIN - time.monotonic()) if self._line else 0.0
 
     def _send(self) -> None:
         for row in islice(self._line, AHEAD):
@@ -153,11 +168,11 @@ class Outbox:
 
         self._bus.publish(message).add_done_callback(hear)
 
-    def _hear(self) -> None:
-        """What the bus said meanwhile; waits for the first answer, for new facts, or a second."""
+    def _hear(self, wait: float) -> None:
+        """What the bus said meanwhile; waits up to `wait` seconds for the first answer, or for new facts."""
         confirmed: list[Row] = []
         try:
-            heard = self._heard.get(timeout=1.0)
+            heard = self._heard.get(timeout=wait)
             while True:
                 if heard is not None:
                     self._note(heard, confirmed)

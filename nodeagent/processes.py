@@ -54,17 +54,16 @@ def kill_children(deadline: float) -> bool:
 
 
 def children() -> list[int]:
-    """Children of this process, ended ones included. Costs little where the kernel keeps a list of them."""
+    """Children of this process, ended ones included. Costs little where the kernel keeps a list of them.
+
+    It is the main thread's: no other may fork, and orphans that the process adopts become the main thread's.
+    """
     try:
-        lists = [_children_of(task) for task in os.listdir("/proc/self/task")]  # noqa: PTH208
+        # a third of the time of `Path.read_bytes`
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb", buffering=0) as file:  # noqa: PTH123
+            return [int(pid) for pid in file.read().split()]
     except OSError:
         return _children()
-    return [int(pid) for text in lists for pid in text.split()]
-
-
-def _children_of(task: str) -> bytes:
-    with open(f"/proc/self/task/{task}/children", "rb", buffering=0) as file:  # noqa: PTH123  # a third of the time
-        return file.read()
 
 
 def stamp(pid: int) -> str | None:

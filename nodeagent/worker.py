@@ -18,6 +18,7 @@ import time
 import warnings
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -46,6 +47,8 @@ SOCKET = "pool"
 #: What most scripts import: once here instead of once per job.
 _WARM = ("json", "platform", "psutil", "re", "shutil", "socket", "subprocess", "tempfile")
 _LIFELINE = 0
+#: What is waited for, as the numbers that they are: their names cost more than the waiting.
+_IN, _OUT, _IN_OR_GONE = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.POLLIN | zmq.POLLERR)
 #: Messages on their way to the pool. When it does not keep up, jobs wait in `print`, and nothing piles up here.
 _HIGH_WATER = 16
 #: Lines in one message.
@@ -78,11 +81,14 @@ class Worker:
         self._make_spare()
         self._say(Hello())
         while not self._quit:
-            if _LIFELINE in self._wait():
+            job, ready = self._job, self._wait()
+            if _LIFELINE in ready:
                 self._die_with_agent()
             self._flush()
-            self._listen()
-            self._tend()
+            if self._socket in ready:
+                self._listen()
+            if job is self._job:  # a new one has nothing to say yet
+                self._tend()
             self._flush()
         if spare := self._take_spare():
             spare.discard()
@@ -91,37 +97,37 @@ class Worker:
 
     # ---------------------------------------------------------------------- waiting
 
-    def _wait(self) -> set[int]:
-        """Wait for anything to do; the descriptors that are ready."""
-        poller = zmq.Poller()
-        poller.register(_LIFELINE, zmq.POLLIN | zmq.POLLERR)
-        poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if self._outbox else 0))
+    def _wait(self) -> set[object]:
+        """Wait for anything to do; the socket and the descriptors that are ready."""
+        waited: list[tuple[Any, int]] = [
+            (_LIFELINE, _IN_OR_GONE),
+            (self._socket, _IN | (_OUT if self._outbox else 0)),
+        ]
         seconds = None
         if job := self._job:
-            for descriptor in job.signs() + (() if self._outbox else job.outputs()):
-                poller.register(descriptor, zmq.POLLIN | zmq.POLLERR)
+            descriptors = job.signs() + (() if self._outbox else job.outputs())
+            waited += [(descriptor, _IN_OR_GONE) for descriptor in descriptors]
             seconds = min(_LOOK, max(0.0, job.deadline - time.monotonic()))
-        ready = poller.poll(None if seconds is None else int(seconds * 1000) + 1)
-        return {descriptor for descriptor, _ in ready if isinstance(descriptor, int)}
+        return {one for one, _ in zmq.zmq_poll(waited, -1 if seconds is None else int(seconds * 1000) + 1)}
 
     # -------------------------------------------------------------------- listening
 
     def _listen(self) -> None:
+        """One message; where there are more, the next wait is none."""
         with contextlib.suppress(zmq.Again):
-            while True:
-                match decode_for_worker(self._socket.recv(zmq.NOBLOCK)):
-                    case Begin() as begin:
-                        self._begin(begin)
-                    case Go(job_id=job_id):
-                        if job := self._current(job_id):
-                            job.go()
-                    case Stop(job_id=job_id, reason=reason):
-                        if job := self._current(job_id):
-                            job.stop(reason)
-                    case Drop():
-                        self._drop()
-                    case Quit():
-                        self._quit = True
+            match decode_for_worker(self._socket.recv(zmq.NOBLOCK)):
+                case Begin() as begin:
+                    self._begin(begin)
+                case Go(job_id=job_id):
+                    if job := self._current(job_id):
+                        job.go()
+                case Stop(job_id=job_id, reason=reason):
+                    if job := self._current(job_id):
+                        job.stop(reason)
+                case Drop():
+                    self._drop()
+                case Quit():
+                    self._quit = True
 
     def _current(self, job_id: str) -> JobProcess | None:
         """The job, unless it has ended in the meantime."""

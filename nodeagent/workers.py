@@ -152,8 +152,8 @@ class WorkerPool:
         self._bell_lock = threading.Lock()
         self._phase = Phase.OPEN
         self._phase_ends = float("inf")
-        #: What the last wait found: somebody rang, a worker has died.
-        self._rung = self._mourning = False
+        #: What the last wait found: somebody rang, a worker said something, a worker has died.
+        self._rung = self._spoken = self._mourning = False
         self._thread = threading.Thread(target=self._run, name="fleetbus-workers", daemon=True)
 
     # ---------------------------------------------------------------- from any thread
@@ -244,7 +244,7 @@ class WorkerPool:
 
     def _wait(self) -> None:
         ready = dict(self._poller.poll(int(_LOOK * 1000)))
-        self._rung = self._bell in ready
+        self._rung, self._spoken = self._bell in ready, self._socket in ready
         self._mourning = any(worker.handle in ready for worker in self._workers.values())
 
     def _obey(self) -> None:
@@ -255,6 +255,8 @@ class WorkerPool:
             self._commands.popleft()()
 
     def _listen(self) -> None:
+        if not self._spoken:
+            return
         with contextlib.suppress(zmq.Again):
             for _ in range(_MESSAGES):
                 name, *_, body = self._socket.recv_multipart(zmq.NOBLOCK)

@@ -178,6 +178,28 @@ def test_writes_that_wait_share_a_transaction(journal: Journal, path: Path) -> N
     assert len(commits) < 500
 
 
+def test_a_write_with_patience_shares_the_transaction_of_the_next(journal: Journal) -> None:
+    commits: list[str] = []
+    journal._db.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    patient, run = journal.write(changes.accepted(a_run()), patience=SOON), a_run()
+    assert not patient.done()
+    bring_to(journal, run, "accepted")
+    assert patient.done()
+    assert len(commits) == 1
+
+
+def test_a_write_with_patience_is_written_when_nothing_follows(journal: Journal) -> None:
+    run = a_run()
+    journal.write(changes.accepted(run), patience=0.01).result(SOON)
+    assert journal.file.knows(run.job)
+
+
+def test_a_journal_that_closes_waits_for_nobodys_patience(path: Path) -> None:
+    with Journal(path, PRODUCER) as journal:
+        patient = journal.write(changes.accepted(a_run()), patience=10 * SOON)
+    assert patient.exception(SOON) is None
+
+
 def test_a_full_disk_holds_writes_back_and_loses_none(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Journal(path, PRODUCER) as journal:
         write(journal, facts=(a_fact(),))
