@@ -1,9 +1,8 @@
 """Reading the log from where a generation is to where the log ends."""
 
-import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +11,7 @@ from msgspec import Struct
 from bus.clock import Clock
 from bus.errors import Unreachable
 from bus.ports import Reader, Record, Stream
+from projections.osis.rare_collections import rare_collections
 from projections.writer import Batch, Writer
 
 #: Records of one batch: at most, at first, and at least, though a storage is slow.
@@ -20,6 +20,8 @@ BATCH, FIRST_BATCH, SMALLEST_BATCH = 4_000, 1_000, 100
 MAX_BYTES, PIECE = 16_000_000, 500
 #: Seconds that writing a batch may take before the next is made smaller, and below which it is made larger.
 LONG, SHORT = 4.0, 1.0
+#: Records from which on a process of its own writes: its start takes half a second.
+LONG_LOG = 20_000
 #: Seconds to wait for more records of a batch.
 GATHER = 0.05
 #: Seconds to wait for a record that is there, and how often in a row it may not come.
@@ -54,6 +56,11 @@ class Stretch:
         self.end = stream.next_offset() if until is None else until
         #: Records of one batch, as long as they are not too large.
         self.size = FIRST_BATCH
+
+    @property
+    def records(self) -> int:
+        """How many there are, about."""
+        return self.end - self._start
 
     def __iter__(self) -> Iterator[list[Record]]:
         next_offset, empty = self._start, 0
@@ -106,10 +113,9 @@ class CatchUp:
         Raises `Overtaken`, and the errors of bus and storage.
         """
         stretch = Stretch(self._stream, self._reader, self._writer.state.next_offset, until)
-        with Behind(self._writer, self._clock) as behind:
+        with rare_collections(), Behind(self._writer, self._clock, stretch.records) as behind:
             for records in filter(None, stretch):
-                with rare_collections():
-                    behind.write(self._writer.fold(records, self._log_id))
+                behind.write(self._writer.fold(records, self._log_id))
                 self.records += len(records)
                 stretch.size = behind.size
                 if not heed(self._progress(stretch.end)):
@@ -122,10 +128,13 @@ class CatchUp:
 
 
 class Behind:
-    """Writes batches in a thread of its own, one at a time, in order. Leaving it waits for the last."""
+    """Writes batches of so many records in a thread of its own, one at a time, in order; of a long log, where the
+    storage has one, in a process of its own. Leaving it waits for the last.
+    """
 
-    def __init__(self, writer: Writer, clock: Clock) -> None:
+    def __init__(self, writer: Writer, clock: Clock, records: int) -> None:
         self._writer = writer
+        self._apart = writer.namespace.apart() if records >= LONG_LOG else nullcontext()
         self._clock = clock
         self._pool = ThreadPoolExecutor(1, "views-writer")
         self._under_way: tuple[Batch, Future[float]] | None = None
@@ -156,6 +165,7 @@ class Behind:
         return self._writer.settle(batch)
 
     def __enter__(self) -> Self:
+        self._apart.__enter__()
         return self
 
     def __exit__(
@@ -166,15 +176,4 @@ class Behind:
                 self._wait()
         finally:
             self._pool.shutdown()
-
-
-@contextmanager
-def rare_collections() -> Iterator[None]:
-    """Without looking for garbage in circles meanwhile: a batch makes a million objects, none of them in any."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+            self._apart.__exit__(kind, error, trace)

@@ -26,9 +26,10 @@ from bus.errors import LogDiverged
 from bus.ports import Bus, Reader, Stream
 from projections import generation
 from projections.admission_store import META, Saved, read_checkpoint
-from projections.catchup import Behind, CatchUp, Progress, Stretch, rare_collections
+from projections.catchup import Behind, CatchUp, Progress, Stretch
 from projections.metrics import Metrics
 from projections.osis.documents import Document, Documents, Namespace
+from projections.osis.rare_collections import rare_collections
 from projections.osis.ttl import expiry
 from projections.projection import AnyProjection, Entry, moment
 from projections.registry import PROJECTIONS, versions
@@ -173,10 +174,9 @@ class _Replay:
         last: Entry | None = None
         with closing(self._stream.read_from("first")) as reader:
             stretch = Stretch(self._stream, reader, 0)
-            with Behind(writer, self._clock) as behind:
+            with rare_collections(), Behind(writer, self._clock, stretch.records) as behind:
                 for entries in self._until(writer, stretch, until):
-                    with rare_collections():
-                        behind.write(writer.fold_entries(entries))
+                    behind.write(writer.fold_entries(entries))
                     last, stretch.size = entries[-1], behind.size
                     self._heed(self._progress(last.record.next_offset, stretch.end))
         if last is not None and last.log_time is not None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from projections.osis.errors import BadDocument
 
@@ -28,15 +28,21 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class Encoded(Struct, frozen=True, gc=False):
-    """A document ready to be written. `at` is its `_at`, if it has one; `source` is as it was given, `kept` the same
-    after taming.
-    """
+    """A document ready to be written: its JSON, and its `_at`, if it has one."""
 
     id: str
     at: int | None
     raw: bytes
-    source: Mapping[str, Any]
-    kept: Mapping[str, Any]
+
+
+class _Head(Struct, gc=False):
+    """What is looked at in a document that is JSON already."""
+
+    id: str = field(name="_id")
+    at: int | None = field(name="_at", default=None)
+
+
+_read_head = msgspec.json.Decoder(_Head).decode
 
 
 def encode(document: Mapping[str, Any]) -> Encoded:
@@ -47,7 +53,7 @@ def encode(document: Mapping[str, Any]) -> Encoded:
     if at is not None and (type(at) is not int or at not in _INT64):
         raise BadDocument(f"document {key!r:.80}: `_at` is a 64-bit integer, not {at!r:.80}")
     try:
-        raw, kept = _as_json(document)
+        raw = _as_json(document)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadDocument(f"document {key!r:.80} is not JSON: {error}") from None
     # the search spares nearly all documents the look at each name
@@ -55,15 +61,27 @@ def encode(document: Mapping[str, Any]) -> Encoded:
         raise BadDocument(f"document {key!r:.80}: a top-level field is not named `_expires` or `$…`")
     if len(raw) > MAX_BYTES:
         raise BadDocument(f"document {key!r:.80} has {len(raw):,} bytes of {MAX_BYTES:,}; keep bulk as a blob")
-    return Encoded(tame_text(key), at, raw, document, kept)
+    return Encoded(tame_text(key), at, raw)
+
+
+def encode_raw(raw: bytes) -> Encoded:
+    """Return the same of a document that is JSON already. Raises `BadDocument` and msgspec's errors."""
+    if len(raw) > MAX_BYTES or b"$" in raw or b"_expires" in raw or _is_suspect(raw):
+        return encode(_decoder.decode(raw))
+    head = _read_head(raw)
+    return Encoded(tame_text(head.id), head.at, raw)
 
 
 def encode_many(documents: Iterable[Mapping[str, Any]]) -> tuple[list[Encoded], int]:
     """Return the documents to write, one for each id, and how many of the call lost to another of it."""
+    return choose(encode(document) for document in documents)
+
+
+def choose(documents: Iterable[Encoded]) -> tuple[list[Encoded], int]:
+    """Return the same of documents that are ready."""
     winners: dict[str, Encoded] = {}
     lost = 0
-    for document in documents:
-        new = encode(document)
+    for new in documents:
         old = winners.setdefault(new.id, new)
         if old is new:
             continue
@@ -116,18 +134,12 @@ def tame_text(text: str) -> str:
     return text.replace("\0", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _as_json(document: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
-    """The document as it is kept, as JSON and as a value."""
-    kept = document
+def _as_json(document: Mapping[str, Any]) -> bytes:
     try:
-        raw = _encoder.encode(kept)
+        raw = _encoder.encode(document)
     except UnicodeEncodeError:
-        kept = tame(document)
-        raw = _encoder.encode(kept)
-    if _is_suspect(raw):
-        kept = tame(_decoder.decode(raw))
-        raw = _encoder.encode(kept)
-    return raw, kept
+        raw = _encoder.encode(tame(document))
+    return _encoder.encode(tame(_decoder.decode(raw))) if _is_suspect(raw) else raw
 
 
 def _is_suspect(raw: bytes) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -140,6 +141,12 @@ class Namespace(ABC):
         `new` are ids that the caller believes not to be there, which is faster where it is so, and all the same where
         it is not.
         """
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Within this, a process of its own may do what `put_many` of this handle is asked to, for one thread that
+        writes much. Nothing else changes; the calls block as ever.
+        """
+        return nullcontext()
 
     @abstractmethod
     def delete_many(self, collection: str, ids: Iterable[str], *, at: int | None = None) -> int:

@@ -232,7 +232,7 @@ def _insertion(document: codec.Encoded, ttl: Ttl | None) -> InsertOne[Raw]:
 
 def _kept(document: codec.Encoded, ttl: Ttl | None) -> Raw:
     plain = codec.decode(document.raw)
-    moment = expiry(ttl, document.source)
+    moment = expiry(ttl, plain)
     if moment is not None:
         plain["_expires"] = datetime.fromtimestamp(moment, UTC)
     return plain

@@ -7,12 +7,14 @@ tables, and fields that were declared later, have columns which SQLite computes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct, defstruct
+from msgspec.structs import astuple
 
-from projections.osis.query import check_path, value_at
+from projections.osis.query import check_path
 
 #: What fields hold that has no order of its own: null or missing, false, true, objects, lists.
 NULL = float("-inf")
@@ -55,31 +57,52 @@ def column_value(field: str) -> str:
     )
 
 
-def values_of(document: Mapping[str, Any], raw: bytes, fields: Sequence[str]) -> list[Any]:
-    """Return what the columns of these fields hold for a document, which is kept as the JSON `raw`.
+class Read(Struct, frozen=True, gc=False):
+    """What is read from a document: its value of one field as it is, and what the columns of others hold."""
 
-    `document` differs from its JSON at most in that a value is of another type that is written in the same way.
-    """
-    found = []
-    for field in fields:
-        value = document.get(field) if "." not in field else value_at(document, field)
-        kind = type(value)
-        if kind is str or kind is int:
-            found.append(value)
-        elif value is None:
-            found.append(NULL)
-        elif kind in _HELD:
-            found.append(_HELD[kind](value))
-        else:
-            # a moment, a tuple: what the JSON says
-            return values_of(msgspec.json.decode(raw), raw, fields)
-    return found
+    value: Any
+    columns: list[Any]
 
 
-_HELD: dict[type, Any] = {
+class ColumnsReader:
+    """Reads fields from documents that are JSON: of the rest no objects are made."""
+
+    def __init__(self, field: str | None, columns: Sequence[str]) -> None:
+        paths = [path.split(".") for path in [field or "_id", *columns]]
+        names = list(dict.fromkeys(name for name, *_ in paths))
+        shape = defstruct(
+            "Fields",
+            [(f"f{n}", Any, None) for n in range(len(names))],
+            rename={f"f{n}": name for n, name in enumerate(names)},
+            gc=False,
+        )
+        self._decode: Callable[[bytes], Struct] = msgspec.json.Decoder(shape).decode
+        #: Where the values of the paths are, if they are not simply what was read.
+        self._places = None if paths == [[name] for name in names] else [(names.index(n), rest) for n, *rest in paths]
+
+    def read(self, raw: bytes) -> Read:
+        """Return what the document holds; raises msgspec's errors."""
+        found = astuple(self._decode(raw))
+        if self._places is not None:
+            found = tuple(_reach(found[at], rest) for at, rest in self._places)
+        return Read(
+            found[0],
+            [
+                value if (kind := type(value)) is str or kind is int else NULL if value is None else _HELD[kind](value)
+                for value in found[1:]
+            ],
+        )
+
+
+def _reach(value: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        value = value.get(name) if type(value) is dict else None
+    return value
+
+
+_HELD: dict[type, Callable[[Any], Any]] = {
     bool: lambda flag: TRUE if flag else FALSE,
-    # neither NaN nor the infinities are JSON: they are kept as null
-    float: lambda number: number if number - number == 0 else NULL,
+    float: lambda number: number,
     dict: lambda _: OBJECT,
     list: _list_encoder.encode,
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from projections.osis.documents import Document, Documents, Namespace, Order, Pa
 from projections.osis.filters import EVERYTHING, Filter
 from projections.osis.names import RESERVED, check_collection, check_namespace
 from projections.osis.query import check_limit, check_path, parse_indexes, parse_sort, read_cursor, write_cursor
+from projections.osis.sqlite_apart import Apart
 from projections.osis.sqlite_blobs import SqliteBlobs, prepare_blobs
 from projections.osis.sqlite_database import Connection, SqliteDatabase
 from projections.osis.sqlite_table import Table
@@ -35,6 +37,10 @@ class SqliteDocuments(Documents):
         self._tables: dict[str, Table] = {}
         self._clock = clock
         self._own = SqliteNamespace(RESERVED, self)
+
+    @property
+    def path(self) -> Path:
+        return self._database.path
 
     def namespace(self, name: str) -> SqliteNamespace:
         return SqliteNamespace(check_namespace(name), self)
@@ -75,6 +81,16 @@ class SqliteNamespace(Namespace):
     def __init__(self, name: str, documents: SqliteDocuments) -> None:
         self.name = name
         self._documents = documents
+        self._apart: Apart | None = None
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        with Apart(self._documents.path) as apart:
+            self._apart = apart
+            try:
+                yield
+            finally:
+                self._apart = None
 
     def declare(
         self,
@@ -108,6 +124,12 @@ class SqliteNamespace(Namespace):
         *,
         new: Collection[str] = frozenset(),  # SQLite looks for the place anyway
     ) -> int:
+        if self._apart is not None:
+            documents, table = list(documents), self._table(collection)
+            stale = self._apart.put(table.name, table.ttl, documents)
+            if stale is not None:
+                table.sweep_now_and_then()
+                return stale
         encoded, lost = codec.encode_many(documents)
         return lost + self._table(collection).put(encoded)
 

@@ -19,12 +19,12 @@ from typing import Any
 from projections.osis import codec
 from projections.osis.documents import Ttl
 from projections.osis.query import Key, check_path
-from projections.osis.sqlite_columns import column_of, column_value, values_of
+from projections.osis.sqlite_columns import ColumnsReader, Read, column_of, column_value
 from projections.osis.sqlite_database import Connection, SqliteDatabase
 from projections.osis.sqlite_look import SCAN, Look
 from projections.osis.sqlite_plan import Layout
 from projections.osis.sqlite_query import order_by
-from projections.osis.ttl import SWEEP_SECONDS, expiry
+from projections.osis.ttl import SWEEP_SECONDS, expiry_of
 
 # `id` and the columns of fields have no type, so that SQLite never turns a number into text. The document comes last,
 # so that nobody reads through it who looks for a column.
@@ -67,8 +67,10 @@ class Table:
         self._fields: list[str] = []
         #: Others than this version may write to the table, too.
         self._shared = False
-        self._ttl: Ttl | None = None
+        self.ttl: Ttl | None = None
         self._swept = 0.0
+        #: What reads a field of documents, and what columns are to hold.
+        self._readers: dict[tuple[str | None, ...], Callable[[bytes], Read]] = {}
         #: The version of the file's schema, and the layout there.
         self._known: tuple[int, Layout] | None = None
 
@@ -80,7 +82,7 @@ class Table:
         named = [*fields, *(key.field for keys in self._indexes for key in keys), *self._scan]
         self._fields = [field for field in dict.fromkeys([*self._fields, *named]) if field != "_id"]
         self._shared = self._shared or not fields
-        self._ttl = ttl or self._ttl
+        self.ttl = ttl or self.ttl
         with self._database.writing() as connection:
             self._create(connection)
 
@@ -117,27 +119,44 @@ class Table:
             if not layout.there:
                 layout = self._create(connection)
             written = self._insert(connection, documents, layout.columns)
-        if self._ttl is not None and self._clock() - self._swept >= SWEEP_SECONDS:
-            self.sweep()
+        self.sweep_now_and_then()
         return len(documents) - written
+
+    def put_into_what_is_there(self, documents: list[codec.Encoded], ttl: Ttl | None) -> int | None:
+        """The same for who has declared nothing; None, and nothing written, if there is no such table."""
+        self.ttl = ttl
+        with self._database.writing() as connection:
+            layout = self.layout(connection)
+            if not layout.there:
+                return None
+            return len(documents) - self._insert(connection, documents, layout.columns)
 
     def _insert(self, connection: Connection, documents: Sequence[codec.Encoded], fields: Sequence[str]) -> int:
         """Return how many were written."""
         written = done = 0
+        read, ttl = self._reader(fields), self.ttl
         width = 4 + bool(fields) + len(fields)
         for size in (size for size in _ROWS if size * width <= _PARAMETERS):
             sql = self._put(fields, size)
             while len(documents) - done >= size:
                 values: list[Any] = []
                 for one in documents[done : done + size]:
-                    values += (one.id, one.at, expiry(self._ttl, one.source))
+                    found = read(one.raw)
+                    values += (one.id, one.at, None if ttl is None else expiry_of(ttl, found.value))
                     if fields:
                         values.append(0)
-                        values += values_of(one.kept, one.raw, fields)
+                        values += found.columns
                     values.append(one.raw.decode())
                 written += connection.execute(sql, values).rowcount
                 done += size
         return written
+
+    def _reader(self, fields: Sequence[str]) -> Callable[[bytes], Read]:
+        field = None if self.ttl is None else self.ttl.field
+        known = self._readers.get((field, *fields))
+        if known is None:
+            known = self._readers[field, *fields] = ColumnsReader(field, fields).read
+        return known
 
     def _put(self, fields: Sequence[str], rows: int) -> str:
         columns = ["id", "at", "expires", *(["filled"] if fields else []), *map(column_of, fields), "doc"]
@@ -152,6 +171,10 @@ class Table:
             table=self._sql_name, columns=", ".join(columns), rows=", ".join([row] * rows), changes=", ".join(changes)
         )
 
+    def sweep_now_and_then(self) -> None:
+        if self.ttl is not None and self._clock() - self._swept >= SWEEP_SECONDS:
+            self.sweep()
+
     def sweep(self) -> int:
         self._swept = self._clock()
         return self.write(_SWEEP, [self._swept])
@@ -162,7 +185,7 @@ class Table:
         connection.execute(_CREATE.format(table=self._sql_name, columns=columns if self._fields else ""))
         # not remembered before it is committed
         layout = _layout(connection, self.name)
-        if self._ttl is not None:
+        if self.ttl is not None:
             connection.execute(_CREATE_SWEEP.format(name=self.name, table=self._sql_name))
         for keys in self._indexes:
             terms = order_by(keys, layout.reading)

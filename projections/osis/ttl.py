@@ -19,9 +19,11 @@ _FAR = 253_370_764_800.0
 
 def expiry(ttl: Ttl | None, document: Mapping[str, Any]) -> float | None:
     """Return when the document goes, in seconds since 1970; None if never."""
-    if ttl is None:
-        return None
-    value = document.get(ttl.field) if "." not in ttl.field else value_at(document, ttl.field)
+    return None if ttl is None else expiry_of(ttl, value_at(document, ttl.field))
+
+
+def expiry_of(ttl: Ttl, value: Any) -> float | None:
+    """Return the same of what the document holds in the field of its time to live."""
     moment = None if value is None else _seconds_of_text(value) if type(value) is str else _seconds(value)
     if moment is None or not 0 <= moment + ttl.seconds < _FAR:
         return None

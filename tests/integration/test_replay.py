@@ -77,6 +77,17 @@ def test_views_that_were_deleted_come_back_the_same(bus: EmbeddedBus, log_folder
     assert views_of(documents, report) == fold_log(STORY.records())
 
 
+@pytest.mark.parametrize("until", [None, 150])
+def test_what_a_process_of_its_own_writes_of_a_long_log_is_the_same(
+    bus: EmbeddedBus, documents: Documents, monkeypatch: pytest.MonkeyPatch, until: int | None
+) -> None:
+    monkeypatch.setattr(catchup, "BATCH", 50)
+    before = digests(documents.namespace(replay(bus, documents, until=until).generation))
+    monkeypatch.setattr(catchup, "LONG_LOG", 0)
+
+    assert digests(documents.namespace(replay(bus, documents, until=until).generation)) == before
+
+
 def test_the_runner_goes_on_from_a_replay(bus: EmbeddedBus, log_folder: Path, documents: Documents) -> None:
     story = busy_story(seed=5)
     story._written = len(story.said)
