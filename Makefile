@@ -6,6 +6,8 @@ BIN      := $(VENV)/bin
 # a target's own arguments: make run ARGS="--port 9000", make fast ARGS="-k inbox"
 ARGS     ?=
 PIP      := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+# Where it is set (in images for containers, mostly), each process that a test starts compiles all its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests wait more than they work: several processes share the cores. A file's tests stay together, in their order.
 PYTEST   := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 LOCK     := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
