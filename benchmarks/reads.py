@@ -27,6 +27,7 @@ from bus.management import Management
 from bus.rabbitmq import RabbitBus
 from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.names import EXCHANGE, STREAMS
+from bus.rabbitmq.pen import Properties
 from bus.rabbitmq.publisher import Publisher, appended
 from events.actors import PROJECTIONS
 from events.envelope import CONTENT_TYPE
@@ -107,12 +108,11 @@ def _history(count: int) -> list[Said]:
     return story.said[:count]
 
 
-def _properties(said: Said) -> BasicProperties:
+def _properties(said: Said) -> Properties:
     """As `RabbitBus` sets them."""
     id, type = (said.event.id, said.event.type) if said.event else (None, None)
-    return BasicProperties(
+    return Properties(
         content_type=CONTENT_TYPE,
-        delivery_mode=2,
         message_id=id,
         timestamp=int(time.time()),
         type=type,

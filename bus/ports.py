@@ -19,7 +19,7 @@ StreamName = Literal["log", "telemetry", "blobs"]
 Start = int | Literal["first", "next"]
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """What is published on the exchange `fleetbus`. `key` is the routing key; the rest become AMQP properties."""
 
     key: str
@@ -29,7 +29,7 @@ class Message(Struct, frozen=True):
     content_type: str = CONTENT_TYPE
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """One entry of a stream. `user` is who published it, as the engine verified, or None when it did not."""
 
     offset: int
@@ -43,7 +43,7 @@ class Record(Struct, frozen=True):
         return self.offset + 1
 
 
-class Delivered(Struct, frozen=True):
+class Delivered(Struct, frozen=True, gc=False):
     """One delivery out of an inbox; `tag` is for `ack`, and means nothing after the inbox opened anew."""
 
     tag: int

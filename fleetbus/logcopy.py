@@ -14,15 +14,14 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import msgspec
-from pika.spec import BasicProperties
 
 from bus import topology
 from bus.embedded import EmbeddedBus
 from bus.errors import BusError
 from bus.ports import Record, Stream, StreamName
-from bus.rabbitmq.bus import DURABLE
 from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.names import EXCHANGE
+from bus.rabbitmq.pen import Properties
 from bus.rabbitmq.publisher import Publisher, appended
 from bus.rabbitmq.stream import RabbitStream
 from events.envelope import CONTENT_TYPE
@@ -139,11 +138,10 @@ def _send(records: list[Record], send: Send) -> None:
             raise NotReached(f"the copy was cut off: {error}", "run it again: it goes on where it was") from None
 
 
-def _properties(record: Record) -> BasicProperties:
+def _properties(record: Record) -> Properties:
     head = _head(record)
-    return BasicProperties(
+    return Properties(
         content_type=CONTENT_TYPE if not record.key.startswith("blob.") else "application/octet-stream",
-        delivery_mode=DURABLE,
         message_id=head.id or None,
         type=head.type or None,
         user_id=record.user,

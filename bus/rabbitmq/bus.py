@@ -3,23 +3,18 @@
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal
-
-from pika.spec import BasicProperties
 
 from bus.ports import Inbox, Message, Seat, Stream, StreamName
 from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.inbox import RabbitInbox
 from bus.rabbitmq.names import DELIVER, EXCHANGE, inbox_queue
 from bus.rabbitmq.native import Native, address
+from bus.rabbitmq.pen import Properties
 from bus.rabbitmq.probe import ask
 from bus.rabbitmq.publisher import Publisher, appended, delivered
 from bus.rabbitmq.seat import RabbitSeat
 from bus.rabbitmq.stream import RabbitStream
 from events.envelope import CONTENT_TYPE
-
-#: AMQP's "persistent".
-DURABLE: Literal[2] = 2
 
 
 class RabbitBus:
@@ -55,16 +50,9 @@ class RabbitBus:
     def deliver(self, key: str, body: bytes, id: str = "") -> Future[bool]:
         return self._inboxes.publish(key, body, self._properties(id, "", CONTENT_TYPE))
 
-    def _properties(self, id: str, type: str, content_type: str) -> BasicProperties:
+    def _properties(self, id: str, type: str, content_type: str) -> Properties:
         """The broker refuses a `user_id` that is not the connection's."""
-        return BasicProperties(
-            content_type=content_type,
-            delivery_mode=DURABLE,
-            message_id=id or None,
-            timestamp=int(time.time()),
-            type=type or None,
-            user_id=self._connection.user,
-        )
+        return Properties(content_type, id or None, int(time.time()), type or None, self._connection.user)
 
     def stream(self, name: StreamName) -> Stream:
         return RabbitStream(self._connection, self._fleet, name, self._native)

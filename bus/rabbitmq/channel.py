@@ -12,6 +12,8 @@ from pika.connection import Connection as PikaConnection
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 from pika.spec import Basic, BasicProperties
 
+from bus.rabbitmq.pen import Pen
+
 T = TypeVar("T")
 
 OnDelivery = Callable[[Basic.Deliver, BasicProperties, bytes], None]
@@ -80,6 +82,7 @@ class Channel:
         loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = loop.create_future()
         self._gone: asyncio.Future[ChannelGone] = loop.create_future()
+        self._on_confirm: OnConfirm | None = None
         try:
             self.raw = connection.channel(on_open_callback=lambda _raw: tell(self._opened, None))
         except AMQPError as error:
@@ -176,14 +179,21 @@ class Channel:
 
     async def confirm(self, on_confirm: OnConfirm) -> None:
         """From now on the broker confirms each message."""
+        self._on_confirm = on_confirm
 
         def confirmed(frame: Any) -> None:
-            if self._gone.done():
-                return
             method = frame.method
-            on_confirm(method.delivery_tag, method.multiple, isinstance(method, Basic.Ack))
+            self.confirmed(method.delivery_tag, method.multiple, taken=isinstance(method, Basic.Ack))
 
         await self._ask(self.raw.confirm_delivery, ack_nack_callback=confirmed)
+
+    def confirmed(self, tag: int, multiple: bool, *, taken: bool) -> bool:
+        """Hands on what the broker said. False if nobody asked for it."""
+        if self._on_confirm is None:
+            return False
+        if not self._gone.done():
+            self._on_confirm(tag, multiple, taken)
+        return True
 
     def on_return(self, on_return: OnReturn) -> None:
         """What no queue took comes back before it is confirmed."""
@@ -194,12 +204,9 @@ class Channel:
 
         self.raw.add_on_return_callback(returned)
 
-    def publish(self, exchange: str, key: str, body: bytes, properties: BasicProperties) -> None:
-        """As `mandatory`: see `on_return`. Raises `ChannelGone`."""
-        try:
-            self.raw.basic_publish(exchange, key, body, properties, mandatory=True)
-        except AMQPError as error:
-            raise ChannelGone.because(error) from error
+    def pen(self, exchange: str) -> Pen:
+        """Writes what is to be published here: see `Connection.write`."""
+        return Pen(self.raw.channel_number, exchange, self.raw.connection.params.frame_max)
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         if self.raw.is_open:

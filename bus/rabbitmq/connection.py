@@ -16,19 +16,17 @@ import os
 import random
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import pika
 import structlog
-from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.exceptions import AMQPError
 
 from bus.errors import BadUrl, BusError, Closed, Unreachable
 from bus.rabbitmq.channel import Channel, ChannelGone, reason_of, tell
 from bus.rabbitmq.link import Login
+from bus.rabbitmq.wire import CLOSE_WITHIN, Wire
 
 T = TypeVar("T")
 
@@ -62,10 +60,6 @@ CONNECT_WITHIN = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 #: Seconds that a caller waits for an answer of the broker.
 PATIENCE = 15.0
-#: Bytes that are gathered before they are sent.
-PIECE = 2**18
-#: Seconds for a polite end.
-CLOSE_WITHIN = 3.0
 GOOD_URL = "a RabbitMQ URL looks like amqp://USER:PASSWORD@HOST:PORT/VHOST (the vhost / is written %2F)"
 
 log = structlog.get_logger("bus.rabbitmq")
@@ -121,7 +115,7 @@ class Connection:
         self._parts: weakref.WeakSet[Part] = weakref.WeakSet()
         self._loop = asyncio.new_event_loop()
         self._up: asyncio.Event = asyncio.Event()
-        self._raw: _Pika | None = None
+        self._raw: Wire | None = None
         self._closing = threading.Lock()
         self._closes = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="bus-io", daemon=True)
@@ -216,15 +210,6 @@ class Connection:
             name=f"fleetbus {self.user} {os.getpid()}",
         )
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is published in the block goes out in few pieces."""
-        if self._raw is None:
-            yield
-            return
-        with self._raw.together():
-            yield
-
     async def channel(self) -> Channel:
         """A new channel; waits until there is a connection. Raises `ChannelGone` when it goes meanwhile."""
         await self._up.wait()
@@ -232,7 +217,14 @@ class Connection:
         channel = Channel(self._raw)
         self._channels.add(channel)
         await channel.opened()
+        self._raw.lead(channel)
         return channel
+
+    def write(self, channel: Channel, frames: Iterable[bytes]) -> None:
+        """Sends at once, in one piece, what the channel's pen wrote. Raises `ChannelGone`."""
+        if self._raw is None or not channel.raw.is_open:
+            raise ChannelGone(0, "the channel is closed")
+        self._raw.write(b"".join(frames))
 
     def _to(self, happening: Happening) -> None:
         self._state = NEXT[self._state, happening]
@@ -261,7 +253,7 @@ class Connection:
     async def _dial(self, lost: "asyncio.Future[BaseException]") -> BaseException | None:
         """Opens a connection, which answers to `lost` when it ends; or says why there is none."""
         opened: asyncio.Future[BaseException | None] = self._loop.create_future()
-        self._raw = _Pika(
+        self._raw = Wire(
             self._parameters,
             on_open_callback=lambda _raw: tell(opened, None),
             on_open_error_callback=lambda _raw, error: tell(opened, error),
@@ -319,60 +311,3 @@ class Connection:
             await asyncio.wait(others, timeout=CLOSE_WITHIN)
         if self._raw is not None and not self._raw.is_closed:
             await self._raw.end()
-
-
-class _Pika(AsyncioConnection):
-    """A connection that can be ended within a bounded time, whatever the broker does."""
-
-    #: Counted by pika; its type stubs leave it out.
-    bytes_received: int
-    #: What is to be sent together; None when everything is sent at once.
-    _held: list[bytes] | None = None
-    _held_bytes = 0
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is sent in the block goes out in few pieces: pika asks the system to send each frame by itself, three
-        for a message.
-        """
-        self._held = []
-        try:
-            yield
-        finally:
-            held, self._held = self._held, None
-            self._emit(held)
-
-    def _emit(self, held: list[bytes]) -> None:
-        self._held_bytes = 0
-        if held and getattr(self, "_transport", None) is not None:
-            super()._adapter_emit_data(b"".join(held))  # type: ignore[misc]
-
-    def _adapter_emit_data(self, data: bytes) -> None:
-        """Overrides pika's, by which every frame leaves."""
-        if self._held is None:
-            super()._adapter_emit_data(data)  # type: ignore[misc]
-            return
-        self._held.append(data)
-        self._held_bytes += len(data)
-        if self._held_bytes > PIECE:
-            held, self._held = self._held, []
-            self._emit(held)
-
-    async def end(self) -> None:
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.add_on_close_callback(lambda _raw, _reason: tell(ended, None))
-        self.add_on_open_error_callback(lambda _raw, _reason: tell(ended, None))
-        if not self.is_closing:
-            self.close()
-        await asyncio.wait({ended}, timeout=CLOSE_WITHIN)
-        if not ended.done():
-            self.drop("no answer to the goodbye")
-            await asyncio.wait({ended}, timeout=CLOSE_WITHIN)
-        # the socket is closed in the loop's next round
-        await asyncio.sleep(0)
-
-    def drop(self, why: str) -> None:
-        """Closes the socket without a word, which pika's public methods cannot."""
-        if getattr(self, "_transport", None) is None and getattr(self, "_connection_workflow", None) is None:
-            return  # its connecting was called off: there is nothing to end, and pika stumbles over that
-        self._terminate_stream(AMQPError(why))  # type: ignore[attr-defined]

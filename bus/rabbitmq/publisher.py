@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from pika.spec import BasicProperties
-
 from bus.errors import BusError, Closed, NotConfirmed, Refused
 from bus.rabbitmq.channel import ACCESS_REFUSED, PRECONDITION_FAILED, Channel, ChannelGone
 from bus.rabbitmq.connection import Connection
 from bus.rabbitmq.lane import Lane
 from bus.rabbitmq.names import LAST, NO_TOPOLOGY
+from bus.rabbitmq.pen import Pen, Properties
 
 T = TypeVar("T")
 
@@ -35,6 +34,8 @@ CONFIRM_WITHIN = 30.0
 PROVEN_WITHIN = 5.0
 #: Messages that are sent before the I/O thread looks after everything else again.
 BURST = 200
+#: And the bytes of their bodies, beyond which no other is added.
+BURST_BYTES = 2**18
 #: The longest key, id or type in bytes: AMQP 0.9.1 gives a short string one byte of length.
 LONGEST = 255
 
@@ -54,19 +55,24 @@ def delivered(taken: bool) -> bool:
     return taken
 
 
+class _Confirm(Future[Any]):
+    """Of a message that may be in the log already, so nobody can cancel it."""
+
+    def cancel(self) -> bool:
+        return False
+
+
 class _Sending:
     """One message on its way."""
 
     __slots__ = ("body", "future", "give_up_at", "key", "properties")
 
-    def __init__(self, key: str, body: bytes, properties: BasicProperties) -> None:
+    def __init__(self, key: str, body: bytes, properties: Properties) -> None:
         self.key = key
         self.body = body
         self.properties = properties
         self.give_up_at = time.monotonic() + CONFIRM_WITHIN
-        self.future: Future[Any] = Future()
-        # from here on nobody can cancel it: it may be in the log already
-        self.future.set_running_or_notify_cancel()
+        self.future: Future[Any] = _Confirm()
 
 
 class Publisher(Generic[T]):
@@ -84,6 +90,7 @@ class Publisher(Generic[T]):
         self._closed = False
         # of the I/O thread alone
         self._channel: Channel | None = None
+        self._pen: Pen | None = None
         self._opened_once = False
         #: When the channel's first message was sent, until one is confirmed.
         self._unproven_since: float | None = None
@@ -99,7 +106,7 @@ class Publisher(Generic[T]):
 
     # any thread
 
-    def publish(self, key: str, body: bytes, properties: BasicProperties) -> Future[T]:
+    def publish(self, key: str, body: bytes, properties: Properties) -> Future[T]:
         sending = _Sending(key, body, properties)
         if error := self._unfit(sending):
             sending.future.set_exception(error)
@@ -118,9 +125,8 @@ class Publisher(Generic[T]):
 
     def _unfit(self, sending: _Sending) -> BusError | None:
         for text in (sending.key, sending.properties.message_id, sending.properties.type):
-            # no character has more than four bytes
-            if text and len(text) > LONGEST // 4 and len(text.encode()) > LONGEST:
-                return Refused(f"{text[:40]!r}… has {len(text.encode())} bytes, AMQP takes at most {LONGEST}")
+            if text and not (text.isascii() and len(text) <= LONGEST) and (flaw := _flaw(text)):
+                return Refused(f"{text[:40]!r}… {flaw}")
         return None
 
     def _wait_for_room(self, sending: _Sending) -> BusError | None:
@@ -164,6 +170,7 @@ class Publisher(Generic[T]):
         self._trouble = ""
         self._next_tag, self._last_returned = 1, 0
         self._opened_once, self._channel, self._unproven_since = True, channel, None
+        self._pen = channel.pen(self._exchange)
         self._drain()
 
     def _lost(self, gone: ChannelGone) -> bool:
@@ -194,45 +201,54 @@ class Publisher(Generic[T]):
                 return
 
     def _drain(self) -> None:
-        burst = self._next_burst()
-        with self._connection.together():
-            for sending in burst:
-                self._send(sending)
-        if burst:
+        self._send(self._next_burst())
+        if self._goes_on():
             asyncio.get_running_loop().call_soon(self._drain)
 
     def _next_burst(self) -> list[_Sending]:
         with self._room:
-            if self._channel is None or self._holds or not self._waiting:
-                self._awake = False
+            if self._channel is None or self._holds:
                 return []
-            return [self._waiting.popleft() for _ in range(min(BURST, len(self._waiting)))]
+            burst: list[_Sending] = []
+            size = 0
+            while self._waiting and len(burst) < BURST and size < BURST_BYTES:
+                burst.append(self._waiting.popleft())
+                size += len(burst[-1].body)
+            return burst
 
-    def _send(self, sending: _Sending) -> None:
-        tag = self._next_tag
-        self._next_tag += 1
-        if tag == 1:
-            self._unproven_since = time.monotonic()
-        self._sent[tag] = sending
-        if self._channel is None:
+    def _goes_on(self) -> bool:
+        """Whether there is more to send; else whoever publishes next wakes the I/O thread."""
+        with self._room:
+            self._awake = bool(self._waiting) and self._channel is not None and not self._holds
+            return self._awake
+
+    def _send(self, burst: list[_Sending]) -> None:
+        if not burst or self._channel is None or self._pen is None:
             return
+        if self._next_tag == 1:
+            self._unproven_since = time.monotonic()
+        frames: list[bytes] = []
+        for sending in burst:
+            self._sent[self._next_tag] = sending
+            self._next_tag += 1
+            frames += self._pen.frames(sending.key, sending.body, sending.properties)
         try:
-            self._channel.publish(self._exchange, sending.key, sending.body, sending.properties)
+            self._connection.write(self._channel, frames)
         except ChannelGone:
             # the lane hears of it too, and fails what is on its way
             self._channel = None
 
     def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
         self._unproven_since = None
-        tags = self._up_to(tag) if multiple else [tag] if tag in self._sent else []
-        done = [(each, self._sent.pop(each)) for each in tags]
+        done = self._take_up_to(tag) if multiple else self._take_one(tag)
         if not taken:
-            self._settle((sending for _, sending in done), NotConfirmed("the broker could not store it"))
+            self._settle(done.values(), NotConfirmed("the broker could not store it"))
             return
-        self._give_back(sending for _, sending in done)
-        for each, sending in done:
+        self._give_back(done.values())
+        for each, sending in done.items():
             self._conclude(sending, each not in self._returned)
-        self._returned.difference_update(tags)
+        if self._returned:
+            self._returned.difference_update(done)
 
     def _conclude(self, sending: _Sending, taken: bool) -> None:
         try:
@@ -240,13 +256,16 @@ class Publisher(Generic[T]):
         except NotConfirmed as error:
             sending.future.set_exception(error)
 
-    def _up_to(self, last: int) -> list[int]:
-        tags = []
-        for tag in self._sent:
-            if tag > last:
-                break
-            tags.append(tag)
-        return tags
+    def _take_one(self, tag: int) -> dict[int, _Sending]:
+        sending = self._sent.pop(tag, None)
+        return {} if sending is None else {tag: sending}
+
+    def _take_up_to(self, last: int) -> dict[int, _Sending]:
+        done: dict[int, _Sending] = {}
+        sent = self._sent
+        while sent and (tag := next(iter(sent))) <= last:
+            done[tag] = sent.pop(tag)
+        return done
 
     async def _sweep(self) -> None:
         """Once a second gives up what has waited too long. A late confirm finds nothing and is passed over."""
@@ -303,6 +322,15 @@ class Publisher(Generic[T]):
             # not for every message: a sender that wakes for each one is busy with waking
             if self._open_count <= WINDOW * 3 // 4 and self._open_bytes <= WINDOW_BYTES * 3 // 4:
                 self._room.notify_all()
+
+
+def _flaw(text: str) -> str:
+    """Why AMQP does not take a key, an id or a type; "" if it does."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return "has characters that are none"
+    return f"has {size} bytes, AMQP takes at most {LONGEST}" if size > LONGEST else ""
 
 
 def _is_named(sending: _Sending, gone: ChannelGone) -> bool:

@@ -24,6 +24,7 @@ from bus.errors import BusError, NotConfirmed, Refused, Unreachable
 from bus.rabbitmq.channel import Channel, ChannelGone
 from bus.rabbitmq.connection import PATIENCE, Connection
 from bus.rabbitmq.names import ARCHIVE, EXCHANGE
+from bus.rabbitmq.pen import Properties
 from bus.rabbitmq.publisher import Publisher, appended
 from bus.rabbitmq.stream import RabbitStream
 
@@ -123,7 +124,7 @@ class _Recovery:
         """In the order in which they were confirmed. A new copy is in the queue by the time that the old one goes."""
         futures: deque[Future[None]] = deque()
         for one in lost:
-            properties = BasicProperties(
+            properties = Properties(
                 content_type=one.properties.content_type,
                 delivery_mode=one.properties.delivery_mode,
                 message_id=one.properties.message_id,

@@ -185,7 +185,7 @@ def test_what_the_broker_says_on_a_channel_that_was_given_up_confirms_nothing(en
         await channel.confirm(lambda tag, _multiple, _taken: heard.append(tag))
         for n in range(100):
             said = event(n)
-            channel.publish("fleetbus", said.key, said.body, BasicProperties(user_id=HANDLERS))
+            channel.raw.basic_publish("fleetbus", said.key, said.body, BasicProperties(user_id=HANDLERS))
         channel.lose(ChannelGone(0, "nothing was confirmed"))
         before = len(heard)
         closed = asyncio.Event()

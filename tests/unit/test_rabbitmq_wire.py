@@ -1,0 +1,130 @@
+"""What comes over the wire reaches whom it is for, whole and in order, however it is cut."""
+
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import exceptions, frame, spec
+
+from bus.rabbitmq.wire import Wire
+
+
+class Channel:
+    """Hears confirms if it asked for them."""
+
+    def __init__(self, heard: list[object], *, asked: bool) -> None:
+        self.heard = heard
+        self.asked = asked
+
+    def confirmed(self, tag: int, multiple: bool, *, taken: bool) -> bool:
+        if self.asked:
+            self.heard.append((tag, multiple, taken))
+        return self.asked
+
+
+class Listening(Wire):
+    """Without a connection: notes what would go to pika."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+        self.bytes_received = 0
+        self._frame_buffer = b""
+        # the first asked for confirms, the second did not, the third is not ours
+        self._led = {1: Channel(self.heard, asked=True), 2: Channel(self.heard, asked=False)}  # type: ignore[dict-item]
+
+    def _process_frame(self, frame_value: Any) -> None:
+        self.heard.append(frame_value.marshal())
+
+
+def method(channel: int, of: Any) -> bytes:
+    return frame.Method(channel, of).marshal()
+
+
+channels = st.integers(1, 3)
+tags = st.integers(1, 2**64 - 1)
+acks = st.builds(lambda channel, tag, multiple: (channel, tag, multiple), channels, tags, st.booleans())
+others = st.one_of(
+    st.builds(lambda channel, tag: method(channel, spec.Basic.Nack(delivery_tag=tag)), channels, tags),
+    st.builds(lambda channel, tag: method(channel, spec.Basic.Reject(delivery_tag=tag)), channels, tags),
+    st.builds(lambda channel, body: frame.Body(channel, body).marshal(), channels, st.binary(max_size=90)),
+    # as long as a confirm
+    st.builds(lambda channel: frame.Body(channel, b"\0\x3c\0\x50" + bytes(9)).marshal(), channels),
+    st.builds(lambda body: frame.Body(1, body).marshal(), st.binary(min_size=13, max_size=13)),
+    st.just(frame.Heartbeat().marshal()),
+    st.just(method(0, spec.Connection.Blocked(reason="low on memory"))),
+)
+
+
+@given(st.lists(acks | others, max_size=12), st.lists(st.integers(1, 80), min_size=1, max_size=20))
+def test_every_frame_comes_whole_and_in_order(sent: list[tuple[int, int, bool] | bytes], cuts: list[int]) -> None:
+    wire, data, expected = Listening(), b"", []
+    for each in sent:
+        if isinstance(each, bytes):
+            data += each
+            expected.append(each)
+            continue
+        channel, tag, multiple = each
+        ack = method(channel, spec.Basic.Ack(delivery_tag=tag, multiple=multiple))
+        data += ack
+        expected.append((tag, multiple, True) if channel == 1 else ack)  # type: ignore[arg-type]
+    at = n = 0
+    while at < len(data):
+        wire._on_data_available(data[at : at + cuts[n % len(cuts)]])
+        at, n = at + cuts[n % len(cuts)], n + 1
+    assert wire.heard == expected
+    assert wire.bytes_received == len(data)
+
+
+def test_a_frame_without_its_end_is_pikas_to_refuse() -> None:
+    ack = method(1, spec.Basic.Ack(delivery_tag=1))
+    wire = Listening()
+    with pytest.raises(exceptions.InvalidFrameError):
+        wire._on_data_available(ack[:-1] + b"\0")
+    assert wire.heard == []
+
+
+def test_a_broker_of_another_version_is_pikas_to_refuse() -> None:
+    wire, answer = Listening(), frame.ProtocolHeader(0, 8, 0).marshal()
+    wire._on_data_available(answer)
+    assert wire.heard == [answer]
+
+
+class Transport:
+    """pika's, as far as what is sent goes there."""
+
+    def __init__(self) -> None:
+        self.waiting = b""
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.waiting)
+
+    def write(self, data: bytes) -> None:
+        self.waiting += data
+
+
+def test_what_the_socket_does_not_take_waits_and_nothing_overtakes_it() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        wire, transport = Listening(), Transport()
+        wire._transport, wire._socket = transport, ours
+        wire._adapter_emit_data(b"first")
+        assert (theirs.recv(100), transport.waiting) == (b"first", b"")
+        large = bytes(range(256)) * 40_000
+        wire._adapter_emit_data(large)
+        assert 0 < len(transport.waiting) < len(large)
+        waiting = len(transport.waiting)
+        wire._adapter_emit_data(b"last")
+        assert transport.waiting == large[-waiting:] + b"last"
+
+
+def test_an_error_of_the_socket_is_pikas_to_meet() -> None:
+    ours, theirs = socket.socketpair()
+    wire, transport = Listening(), Transport()
+    wire._transport, wire._socket = transport, ours
+    theirs.close()
+    with ours:
+        wire._adapter_emit_data(b"lost")
+    assert transport.waiting == b"lost"
