@@ -91,7 +91,7 @@ class Producer(Struct):
         return False
 
 
-class Seen(Struct, frozen=True, array_like=True):
+class Seen(Struct, frozen=True, array_like=True, gc=False):
     """One id in the window, and the log time at which it came."""
 
     key: str
@@ -199,11 +199,15 @@ class AdmissionState:
     def use(self, user: str, producer: str, seq: int, offset: int) -> bool:
         """Marks a producer's seq as heard at `offset`. False when it was heard before."""
         key = f"{user}/{producer}"
-        entry = self.producers.setdefault(key, Producer(gaps=[]))
-        self.producers.move_to_end(key)
+        entry = self.producers.get(key)
+        if entry is None:
+            entry = self.producers[key] = Producer(gaps=[])
+        else:
+            self.producers.move_to_end(key)
         entry.offset = offset
         self.touched.add(key)
-        self._forget_producers(offset - FORGET_PRODUCER_AFTER)
+        if offset > FORGET_PRODUCER_AFTER:
+            self._forget_producers(offset - FORGET_PRODUCER_AFTER)
         return entry.use(seq)
 
     def _forget_producers(self, before: int) -> None:
@@ -234,10 +238,10 @@ def admit(state: AdmissionState, record: Record) -> Verdict:
     key = f"{record.user}/{event.id}"
     if key in state.ids:
         return Duplicate(event)
-    void = _void(state, record, event)
-    if void is not None:
-        return void
     if event.type in SEAT_TYPES:
+        void = _void(state, record, event)
+        if void is not None:
+            return void
         state.advance(event.time)
     state.remember(Seen(key, state.log_time))
     return Admitted(event)
@@ -245,7 +249,7 @@ def admit(state: AdmissionState, record: Record) -> Verdict:
 
 def check(record: Record) -> Event:
     """Rule 1: the event in a record, said by whom it says. Telemetry is read by it, too. Raises `BadEvent`."""
-    event = codec.decode(record.body)
+    event = codec.decode(record.body, record.key)
     if record.user is None:
         raise codec.BadEvent("the broker does not say who published it (no user_id)")
     complaint = _complaint(event.type, event.actor, record.key, record.user)
@@ -287,7 +291,7 @@ def _admit_from_agent(state: AdmissionState, record: Record, user: str, event: E
         return Bad("what comes from an agent carries producer and seq")
     if not state.use(user, event.producer, event.seq, record.offset):
         return Duplicate(event)
-    return _void(state, record, event) or Admitted(event)
+    return (event.type in SEAT_TYPES and _void(state, record, event)) or Admitted(event)
 
 
 def _use_up(state: AdmissionState, record: Record) -> None:
@@ -300,9 +304,10 @@ def _use_up(state: AdmissionState, record: Record) -> None:
 
 
 def _void(state: AdmissionState, record: Record, event: Event) -> Void | None:
-    """Rule 3. Taking the seat is a compare-and-set by the log: `previous` must name the token of that moment."""
-    if event.type not in SEAT_TYPES:
-        return None
+    """Rule 3, of a type that only the holder of the seat may say.
+
+    Taking the seat is a compare-and-set by the log: `previous` must name the token of that moment.
+    """
     if record.user != HANDLERS:
         return Void(event, f"{event.type} is for the holder of the seat to say, not for {record.user}")
     if isinstance(event.data, SeatTaken):

@@ -48,11 +48,12 @@ class _Wire(Struct, frozen=True, kw_only=True):
 
 
 Kind = TypeVar("Kind")
+Schema = TypeVar("Schema")
 Data = TypeVar("Data")
 
 
-class _Known(Struct, Generic[Kind, Data], frozen=True, kw_only=True):
-    """`Event` as it is read when its type is known beforehand. `_fits` checks ids and actor."""
+class _Known(Struct, Generic[Kind, Schema, Data], frozen=True, kw_only=True):
+    """`Event` as it is read when its type and schema are known beforehand. `_fits` checks ids and actor."""
 
     id: str
     source: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -62,7 +63,7 @@ class _Known(Struct, Generic[Kind, Data], frozen=True, kw_only=True):
     actor: str
     data: Data
     specversion: Literal["1.0"]
-    dataschema: str = ""
+    dataschema: Schema
     correlationid: str | None = None
     causationid: str | None = None
     expires: Annotated[datetime, Meta(tz=True)] | None = None
@@ -105,13 +106,22 @@ _wire = msgspec.json.Decoder(_Wire)
 _origin = msgspec.json.Decoder(Origin)
 _any_object = msgspec.json.Decoder(dict[str, Any])
 _payloads = {name: msgspec.json.Decoder(definition.payload) for name, definition in TYPES.items()}
-#: Today's `dataschema` of a type -> what reads an event of that type in one go.
-_known: dict[bytes, Callable[[bytes], _Known[str, Any]]] = {
-    schema_id(name, definition.version).encode(): msgspec.json.Decoder(
-        _Known[Literal[name], definition.payload]  # type: ignore[valid-type,name-defined]
+_Read = Callable[[bytes], _Known[str, str, Any]]
+
+
+def _reader(name: str, definition: Definition) -> _Read:
+    """What reads an event of this type, of today's schema, in one go; it refuses every other."""
+    schema = schema_id(name, definition.version)
+    return msgspec.json.Decoder(
+        _Known[Literal[name], Literal[schema], definition.payload]  # type: ignore[valid-type,name-defined]
     ).decode
-    for name, definition in TYPES.items()
+
+
+#: By today's `dataschema` of a type, and by routing keys that were met, which begin with the type.
+_known: dict[bytes, _Read] = {
+    schema_id(name, definition.version).encode(): _reader(name, definition) for name, definition in TYPES.items()
 }
+_met: dict[str, _Read] = {}
 _SCHEMA = b'"dataschema":"'
 _is_id = re.compile(UUID_PATTERN).search
 _is_actor = re.compile(ACTOR_PATTERN).search
@@ -149,48 +159,68 @@ def encode(event: Event) -> bytes:
     return body
 
 
-def decode(body: bytes) -> Event:
-    """The event in `body`, its data typed and in today's shape. Raises `BadEvent`."""
+def decode(body: bytes, key: str = "") -> Event:
+    """The event in `body`, its data typed and in today's shape. Raises `BadEvent`.
+
+    `key` is the routing key, if it is known: it says of which type the event will be, but has no say in the result.
+    """
     if len(body) > MAX_BODY_BYTES:
         raise BadEvent(f"the body is {len(body):,} bytes; at most {MAX_BODY_BYTES:,} are read")
-    wire = _read_known(body)
+    wire = _read_known(body, key)
     return decode_any(body) if wire is None else _event(wire, wire.data)
 
 
-def _read_known(body: bytes) -> _Known[str, Any] | None:
-    """The event in one go; None when it is not as we write it. The first `dataschema` in it may be anybody's word."""
-    begin = body.find(_SCHEMA) + len(_SCHEMA)
-    name = body[begin : body.find(b'"', begin)]
-    read = _known.get(name)
+def _read_known(body: bytes, key: str) -> _Known[str, str, Any] | None:
+    """The event in one go; None when it is not as we write it."""
+    read = _met.get(key) or _find_reader(body, key)
     if read is None:
         return None
     try:
         wire = read(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return wire if wire.dataschema.encode() == name and _fits(wire) else None
+    return wire if _fits(wire) else None
 
 
-def _fits(wire: _Known[str, Any]) -> bool:
+def _find_reader(body: bytes, key: str) -> _Read | None:
+    """By the first `dataschema` in the body, which may be anybody's word."""
+    begin = body.find(_SCHEMA) + len(_SCHEMA)
+    schema = body[begin : body.find(b'"', begin)]
+    read = _known.get(schema)
+    if read is not None and key.startswith(schema.decode().split(":")[2]):
+        if len(_met) >= _REMEMBERED:
+            _met.clear()
+        _met[key] = read
+    return read
+
+
+def _fits(wire: _Known[str, str, Any]) -> bool:
     """Whether its ids are ids, and its actor an actor."""
-    if _is_id(wire.id) is None:
+    if _is_id(wire.id) is None or not (wire.actor in _actors or _is_new_actor(wire.actor)):
         return False
-    if wire.actor not in _actors:
-        if _is_actor(wire.actor) is None:
-            return False
-        _remember(_actors, wire.actor)
-    for id in (wire.correlationid, wire.causationid, wire.seattoken, wire.producer):
-        if id is not None and id not in _ids:
-            if _is_id(id) is None:
-                return False
-            _remember(_ids, id)
-    return True
+    story, cause, token, producer = wire.correlationid, wire.causationid, wire.seattoken, wire.producer
+    return (
+        (story is None or story in _ids or _is_new_id(story))
+        and (cause is None or cause in _ids or _is_new_id(cause))
+        and (token is None or token in _ids or _is_new_id(token))
+        and (producer is None or producer in _ids or _is_new_id(producer))
+    )
 
 
-def _remember(fitting: set[Any], text: str) -> None:
+def _is_new_id(id: str) -> bool:
+    """Whether it is an id; it is remembered."""
+    return _is_id(id) is not None and _remember(_ids, id)
+
+
+def _is_new_actor(actor: str) -> bool:
+    return _is_actor(actor) is not None and _remember(_actors, actor)
+
+
+def _remember(fitting: set[str], text: str) -> bool:
     if len(fitting) >= _REMEMBERED:
         fitting.clear()
     fitting.add(text)
+    return True
 
 
 def decode_any(body: bytes) -> Event:
@@ -202,7 +232,7 @@ def decode_any(body: bytes) -> Event:
     return _event(wire, decode_data(wire.type, wire.dataschema, wire.data))
 
 
-def _event(wire: _Wire | _Known[str, Any], data: Any) -> Event:
+def _event(wire: _Wire | _Known[str, str, Any], data: Any) -> Event:
     return Event(
         id=wire.id,
         source=wire.source,
