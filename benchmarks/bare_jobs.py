@@ -1,20 +1,26 @@
-"""What RabbitMQ and pika alone need for the messages of an empty job: the floor under fleetbus's figures.
+"""What RabbitMQ and pika alone need for the messages of an empty job: the floors under fleetbus's figures.
 
 Three parties, each one process with one thread, pass on the same messages over the same exchanges, stream and inbox,
-and do nothing else: nobody decodes, checks, decides, keeps a journal or runs anything.
+and do nothing else: nobody decodes, checks or decides. On the first floor nobody keeps a journal or runs anything
+either. On the second the node is a keeper: it writes each job down durably before it begins and when it has ended,
+together with what it is about to say, and has another process run it.
 
     caller    command ─▶ stream
     decider             stream ─▶ queued ─▶ stream ─▶ order ─▶ inbox
     node                                                       inbox ─▶ started, finished ─▶ stream
     caller                                                                                   stream ─▶ the end
 
-    python -m benchmarks.bare_jobs decider|node
+    python -m benchmarks.bare_jobs decider|node|keeper
 """
 
 import os
+import sqlite3
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pika
@@ -36,6 +42,13 @@ COMMAND, QUEUED, STARTED, FINISHED, READY = (
 #: Bytes of an empty job's messages, as fleetbus writes them.
 SIZES = {COMMAND: 320, QUEUED: 740, STARTED: 630, FINISHED: 670, READY: 100}
 ORDER = 420
+#: The keeper's journal, and what its other process does: it answers each line with the line.
+JOURNAL = """
+PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+CREATE TABLE job (n INTEGER PRIMARY KEY, mark TEXT NOT NULL, run BLOB NOT NULL);
+CREATE TABLE outbox (n INTEGER PRIMARY KEY, body BLOB NOT NULL);
+"""
+RUNNER = "import sys\nfor line in sys.stdin.buffer: sys.stdout.buffer.write(line); sys.stdout.buffer.flush()"
 
 
 class Party:
@@ -99,6 +112,48 @@ class Node(Party):
         self.say(FINISHED, job)
 
 
+class Keeper(Node):
+    """What came together is written down, run and written down together."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        super().__init__(url, queue)
+        self._orders: list[bytes] = []
+        self._jobs = 0
+        self._journal = sqlite3.connect(Path(tempfile.mkdtemp()) / "journal.db", isolation_level=None)
+        self._journal.executescript(JOURNAL)
+        self._runner = subprocess.Popen([sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def hear(self, _key: str, job: bytes) -> None:
+        self._orders.append(job)
+        if len(self._orders) == 1:
+            self._connection.ioloop.call_later(0, self._serve)
+
+    def _serve(self) -> None:
+        orders, self._orders = self._orders, []
+        jobs = range(self._jobs, self._jobs + len(orders))
+        self._jobs += len(orders)
+        run = [(n, "running", b" " * ORDER) for n in jobs]
+        self._write("INSERT INTO job VALUES (?, ?, ?)", run, SIZES[STARTED])
+        self._run(len(orders))
+        self._write("UPDATE job SET mark = ?1 WHERE n = ?2", [("done", n) for n in jobs], SIZES[FINISHED])
+        for job in orders:
+            super().hear("", job)
+
+    def _write(self, change: str, rows: Sequence[tuple[object, ...]], size: int) -> None:
+        self._journal.execute("BEGIN")
+        self._journal.executemany(change, rows)
+        self._journal.executemany("INSERT INTO outbox (body) VALUES (?)", [(b" " * size,)] * len(rows))
+        self._journal.execute("COMMIT")
+
+    def _run(self, count: int) -> None:
+        assert self._runner.stdin is not None
+        assert self._runner.stdout is not None
+        self._runner.stdin.write(b"job\n" * count)
+        self._runner.stdin.flush()
+        for _ in range(count):
+            self._runner.stdout.readline()
+
+
 class Caller(Party):
     """One job after another, then many at once."""
 
@@ -158,7 +213,7 @@ def wait_for_parties(url: str, start: Callable[[], Any]) -> None:
 class _Waiting(Party):
     def __init__(self, url: str, start: Callable[[], Any]) -> None:
         super().__init__(url, STREAMS["log"])
-        self._start, self._missing = start, len(ROLES)
+        self._start, self._missing = start, 2
 
     def ready(self) -> None:
         self._start()
@@ -172,6 +227,7 @@ class _Waiting(Party):
 ROLES: Mapping[str, Callable[[str], Party]] = {
     "decider": lambda url: Decider(url, STREAMS["log"]),
     "node": lambda url: Node(url, INBOX),
+    "keeper": lambda url: Keeper(url, INBOX),
 }
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 All have two worker processes. fleetbus writes every step to the log and the agent's journal with fsync; Celery and
 Dramatiq acknowledge late and keep results in Redis. Their workers run one task after another in the same process; so
 does fleetbus for a script that says `keep_process`, and gives every other job a process of its own: both are measured.
-The floor is `bare_jobs`: the same messages over pika alone.
+The floors are those of `bare_jobs`: the same messages over pika alone, without and with a journal and a process.
 """
 
 import os
@@ -56,6 +56,8 @@ GOALS = (
     Goal("empty jobs completed", "Dramatiq", "none"),
     Goal("round trip p50", "bare pika, the same messages", "none"),
     Goal("empty jobs completed", "bare pika, the same messages", "none"),
+    Goal("round trip p50", "and a journal and a process", "none"),
+    Goal("empty jobs completed", "and a journal and a process", "none"),
 )
 
 
@@ -173,7 +175,8 @@ def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
         fleet(engine, place.stream_url) as caller,
         celery_worker(place),
         dramatiq_worker(place),
-        bare_parties(place) as bare,
+        bare_parties(place, "node") as bare,
+        bare_parties(place, "keeper") as bare_kept,
     ):
         contestants = {
             "fleetbus": lambda: caller.run("empty", *sizes),
@@ -181,6 +184,7 @@ def tables(place: Place, runs: int, progress: Progress) -> list[Table]:
             "Celery": lambda: run_celery(*sizes),
             "Dramatiq": lambda: run_dramatiq(*sizes),
             "bare pika, the same messages": lambda: bare_jobs.measure(bare, *sizes),
+            "and a journal and a process": lambda: bare_jobs.measure(bare_kept, *sizes),
         }
         return [compare("Empty jobs", contestants, UNITS, GOALS, runs, progress)]
 
@@ -227,12 +231,12 @@ def dramatiq_worker(place: Place) -> Iterator[psutil.Popen]:
 
 
 @contextmanager
-def bare_parties(place: Place) -> Iterator[str]:
-    """The parties of `benchmarks.bare_jobs`, on a virtual host of their own, whose URL is given."""
+def bare_parties(place: Place, node: str) -> Iterator[str]:
+    """The parties of `benchmarks.bare_jobs`, `node` among them, on a virtual host of their own, whose URL is given."""
     with place.engine() as engine, tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
 
         def start() -> None:
-            for role in bare_jobs.ROLES:
+            for role in ("decider", node):
                 command = [sys.executable, "-m", "benchmarks.bare_jobs", role]
                 stack.enter_context(running(command, Path(folder) / role, **{bare_jobs.URL: engine.admin_url}))
 
