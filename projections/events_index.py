@@ -45,7 +45,7 @@ def fold(document: Document | None, entry: Entry) -> Document | None:
         return _again(document, entry)
     record, verdict = entry.record, entry.verdict
     logged_at = optional_moment(entry.log_time)
-    found = {
+    found: Document = {
         "offset": record.offset,
         "verdict": _WORD[type(verdict)],
         "reason": verdict.reason[:MAX_TEXT] if isinstance(verdict, Bad | Void) else "",

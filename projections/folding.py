@@ -70,37 +70,28 @@ class Dispatch:
         }
         of_entries = [(one, plan.steps[one.name]) for one in self._of_entries]
         for entry in entries:
+            offset, verdict = entry.record.offset, entry.verdict
             for about_entries, steps in of_entries:
-                _plan_entry(plan, steps, about_entries, entry)
-            verdict = entry.verdict
+                try:
+                    for key in tuple(about_entries.keys(entry)):
+                        steps.setdefault(key, []).append((entry, offset))
+                except Exception as error:  # noqa: BLE001  # one projection's fault must not stop the others
+                    plan.troubles.append(trouble_of(about_entries, "", offset, entry, error))
             if isinstance(verdict, Admitted):
-                for projection, steps in of_type.get(verdict.event.type, ()):
-                    _plan_event(plan, steps, projection, entry.record.offset, verdict.event)
+                event = verdict.event
+                for projection, steps in of_type.get(event.type, ()):
+                    try:
+                        for key, what in _about(projection, event):
+                            steps.setdefault(key, []).append((what, offset))
+                    except Exception as error:  # noqa: BLE001  # as above
+                        plan.troubles.append(trouble_of(projection, "", offset, event, error))
         return plan
 
 
-def _plan_entry(plan: Plan, steps: Steps, projection: EntryProjection, entry: Entry) -> None:
-    offset = entry.record.offset
-    try:
-        keys = tuple(projection.keys(entry))
-    except Exception as error:  # noqa: BLE001  # one projection's fault must not stop the others
-        plan.troubles.append(trouble_of(projection, "", offset, entry, error))
-        return
-    for key in keys:
-        steps.setdefault(key, []).append((entry, offset))
-
-
-def _plan_event(plan: Plan, steps: Steps, projection: Projection, offset: int, event: Event) -> None:
-    try:
-        if projection.split is None:
-            found = [(key, event) for key in projection.keys(event)]
-        else:
-            found = [(key, part) for part in projection.split(event) for key in projection.keys(part)]
-    except Exception as error:  # noqa: BLE001  # as above
-        plan.troubles.append(trouble_of(projection, "", offset, event, error))
-        return
-    for key, what in found:
-        steps.setdefault(key, []).append((what, offset))
+def _about(projection: Projection, event: Event) -> list[tuple[str, Event]]:
+    if projection.split is None:
+        return [(key, event) for key in projection.keys(event)]
+    return [(key, part) for part in projection.split(event) for key in projection.keys(part)]
 
 
 def fold(
@@ -110,10 +101,17 @@ def fold(
 
     `aside`: the documents that are set aside, and from which offset on.
     """
-    folded, aside, step = Folded([], [], []), aside or {}, _step_of(projection)
+    folded, aside, step, together = Folded([], [], []), aside or {}, _step_of(projection), _together(projection)
     for key, said in steps.items():
         before = document = stored.get(key)
-        reflected, since = -1 if before is None else before["_at"], aside.get(key)
+        since = aside.get(key)
+        if since is None and (before is None or before["_at"] < said[0][1]):
+            try:
+                _become(folded, key, before, together(before, said, key))
+                continue
+            except Exception:  # noqa: BLE001  # record by record, to see which it is
+                document = before
+        reflected = -1 if before is None else before["_at"]
         for offset, parts in _by_record(said):
             if offset <= reflected:
                 continue
@@ -121,38 +119,58 @@ def fold(
                 folded.left_alone += 1
                 continue
             try:
-                document = _after(step, document, parts, key, offset)
+                document = _after(step, document, parts, key)
             except Exception as error:  # noqa: BLE001  # this document's fault must not stop the others
-                folded.troubles.append(trouble_of(projection, key, offset, parts[0], error))
+                folded.troubles.append(trouble_of(projection, key, offset, parts[0][0], error))
                 since = offset
-        if document is not None and document is not before:
-            folded.changed.append(document)
-        elif document is None and before is not None:
-            folded.deleted.append(key)
+        _become(folded, key, before, document)
     return folded
 
 
-def _by_record(said: Said) -> list[tuple[int, list[Any]]]:
+def _become(folded: Folded, key: str, before: Document | None, document: Document | None) -> None:
+    if document is not None and document is not before:
+        folded.changed.append(document)
+    elif document is None and before is not None:
+        folded.deleted.append(key)
+
+
+def _by_record(said: Said) -> list[tuple[int, Said]]:
     """The steps of each record together: a document reflects the whole of it, or nothing."""
-    found: list[tuple[int, list[Any]]] = []
+    found: list[tuple[int, Said]] = []
     last = -1
     for what, offset in said:
         if offset == last:
-            found[-1][1].append(what)
+            found[-1][1].append((what, offset))
         else:
-            found.append((offset, [what]))
+            found.append((offset, [(what, offset)]))
             last = offset
     return found
 
 
-def _after(step: _Step, document: Document | None, parts: Iterable[Any], key: str, offset: int) -> Document | None:
-    for what in parts:
+def _after(step: _Step, document: Document | None, said: Said, key: str) -> Document | None:
+    for what, offset in said:
         after = step(document, what, offset)
         if after is not None and after is not document:
             after["_id"] = key
             after["_at"] = offset
         document = after
     return document
+
+
+def _together(projection: AnyProjection) -> Callable[[Document | None, Said, str], Document | None]:
+    """All that is said of a document, none of which it reflects yet, at the least cost."""
+    step, fold_many = _step_of(projection), projection.fold_many if isinstance(projection, Projection) else None
+    if fold_many is None:
+        return lambda document, said, key: _after(step, document, said, key)
+
+    def together(document: Document | None, said: Said, key: str) -> Document | None:
+        after, offset = fold_many(document, said)
+        if after is not None and after is not document:
+            after["_id"] = key
+            after["_at"] = offset
+        return after
+
+    return together
 
 
 def _step_of(projection: AnyProjection) -> _Step:

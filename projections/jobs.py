@@ -14,7 +14,7 @@ want the same place the earlier in the log wins, and the state is read off the p
 Fields that begin with `_` are the fold's own. The file is longer than others because the rules hold only together.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -146,13 +146,22 @@ def keys(event: Event) -> Iterable[str]:
 
 
 def fold(job: Document | None, event: Event, offset: int) -> Document | None:
-    """Nothing in the old document is changed: the new one begins as its shallow copy."""
-    after = dict(job or _NEW)
-    if not _STEPS[type(event.data)](after, event, offset):
-        return job
-    _remember(after, event, offset)
+    return fold_many(job, [(event, offset)])[0]
+
+
+def fold_many(job: Document | None, said: Sequence[tuple[Event, int]]) -> tuple[Document | None, int]:
+    """Nothing in the old document is changed: the new one begins as its shallow copy. No step looks at what is read
+    off the places, so that is done once.
+    """
+    after, last = dict(job or _NEW), -1
+    for event, offset in said:
+        if _STEPS[type(event.data)](after, event, offset):
+            _remember(after, event, offset)
+            last = offset
+    if last < 0:
+        return job, last
     _settle(after)
-    return after
+    return after, last
 
 
 # ------------------------------------------------------------------ what the decider says
@@ -340,7 +349,9 @@ def _remember(job: Document, event: Event, offset: int) -> None:
     fact = {"type": event.type, "time": moment(event.time), "offset": offset, "event": event.id}
     if event.actor.startswith("node:"):
         fact["node"] = event.actor.removeprefix("node:")
-    history = sorted([*job["history"], fact], key=lambda fact: fact["offset"])
+    history = [*job["history"], fact]
+    if len(history) > 1 and history[-2]["offset"] > offset:
+        history.sort(key=lambda fact: fact["offset"])
     if len(history) > FIRST_FACTS + LAST_FACTS:
         del history[FIRST_FACTS:-LAST_FACTS]
     job["history"] = history
@@ -420,6 +431,7 @@ JOBS = Projection(
     split=split,
     keys=keys,
     fold=fold,
+    fold_many=fold_many,
     indexes=(
         ("-submitted_at",),
         ("state", "-submitted_at"),

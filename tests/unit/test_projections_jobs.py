@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.envelope import Event
@@ -352,6 +352,7 @@ def fold_one(parts: Iterable[tuple[Event, int]]) -> Document | None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_the_facts_of_a_job_give_the_same_document_in_any_order(
     way: Callable[[Story], str], data: st.DataObject
@@ -362,10 +363,8 @@ def test_the_facts_of_a_job_give_the_same_document_in_any_order(
     assert fold_one(data.draw(st.permutations(facts))) == fold_one(facts)
 
 
-@given(st.integers(0, 2**32))
-def test_any_facts_at_all_give_the_same_document_in_any_order(seed: int) -> None:
-    """Stories that no decider would tell: the places are filled by the same rules all the same."""
-    chance = random.Random(seed)
+def any_facts(chance: random.Random) -> list[tuple[Event, int]]:
+    """Of stories that no decider would tell: the places are filled by the same rules all the same."""
     story = given_fleet()
     job = story.job("facts", node="n1") if chance.random() < 0.7 else story.id()
     for _ in range(chance.randint(2, 8)):
@@ -379,11 +378,37 @@ def test_any_facts_at_all_give_the_same_document_in_any_order(seed: int) -> None
             story.finished(job, chance.choice(["succeeded", "failed"]), node=node, result=chance.random())
         else:
             getattr(story, said)(job)
-    facts = facts_of(story, job)
+    return facts_of(story, job)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32))
+def test_any_facts_at_all_give_the_same_document_in_any_order(seed: int) -> None:
+    chance = random.Random(seed)
+    facts = any_facts(chance)
     shuffled = facts.copy()
     chance.shuffle(shuffled)
 
     assert fold_one(shuffled) == fold_one(facts)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32))
+def test_many_facts_at_once_come_to_what_they_do_one_after_the_other(seed: int) -> None:
+    chance = random.Random(seed)
+    facts = any_facts(chance)
+    chance.shuffle(facts)
+    cut = chance.randint(0, len(facts) - 1)
+    before = fold_one(facts[:cut])
+    untouched = copy.deepcopy(before)
+    expected, changed = before, -1
+    for part, offset in facts[cut:]:
+        after = JOBS.fold(expected, part, offset)
+        expected, changed = after, changed if after is expected else offset
+
+    assert JOBS.fold_many is not None
+    assert JOBS.fold_many(before, facts[cut:]) == (expected, changed)
+    assert before == untouched
 
 
 # against a model
@@ -428,6 +453,7 @@ def tell(said: str, data: Any, state: str | None, node: str | None, late: bool) 
     return after
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_views_of_whole_fleets_at_work_agree_with_a_plain_model(seed: int) -> None:
     chance = random.Random(seed)
