@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from bus import embedded
 from bus.admission import AdmissionState, Admitted, Bad, Verdict, admit, check
 from bus.clock import Clock, SystemClock
 from bus.embedded import EmbeddedBus
@@ -27,6 +28,7 @@ from events.job import Order
 from fleetbus.logs import set_up
 from nodeagent.wiring import run_agent
 from nodeagent.work import QueueSpec
+from tests import leases
 from tests.waiting import wait_until
 
 #: Seconds that anything here may take on a busy machine.
@@ -270,10 +272,13 @@ class AgentThread:
 class AgentProcess:
     """An agent as a process of its own, to be killed. `said` is its log so far, one JSON text per line."""
 
-    def __init__(self, player: Player, data: Path, *, roles: Iterable[str] = ("cpu",)) -> None:
+    def __init__(
+        self, player: Player, data: Path, *, roles: Iterable[str] = ("cpu",), lease: float = leases.LONG
+    ) -> None:
         self.data = data
         self.said: list[str] = []
-        command = [sys.executable, "-m", "tests.agents", str(player.folder), str(data), player.node, *roles]
+        self._bus = player.folder
+        command = [sys.executable, "-m", "tests.agents", str(player.folder), str(data), player.node, str(lease), *roles]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -291,6 +296,7 @@ class AgentProcess:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(SOON)
         self._listener.join(SOON)
+        leases.let_leases_end(self._bus, self.process.pid)
 
     def stop(self) -> int:
         if self.process.poll() is None:
@@ -312,7 +318,8 @@ def marks_in(data: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    folder, data, node, *roles = sys.argv[1:]
+    folder, data, node, lease, *roles = sys.argv[1:]
+    embedded.LEASE = float(lease)
     set_up("agent", "json")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -1,4 +1,4 @@
-"""One process of the handlers, to be killed and frozen: `python -m tests.handlers_process URL SNAPSHOT`.
+"""One process of the handlers, to be killed and frozen: `python -m tests.handlers_process URL SNAPSHOT LEASE`.
 
 It prints what it logs, and exits with 3 when it must end.
 """
@@ -9,22 +9,25 @@ import sys
 import threading
 from pathlib import Path
 
+from bus import embedded
 from bus.clock import SystemClock
 from bus.errors import BusError
 from bus.wiring import open_bus
 from events.actors import HANDLERS
 from handlers.loop import run_handlers
+from tests import leases
 
 
-def start(url: str, snapshot: Path, log: Path) -> subprocess.Popen[bytes]:
-    """A process of its own; what it says goes to `log`."""
+def start(url: str, snapshot: Path, log: Path, *, lease: float = leases.REAL) -> subprocess.Popen[bytes]:
+    """A process of its own; what it says goes to `log`. `lease` in seconds, on the embedded bus."""
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.handlers_process", url, str(snapshot)], stdout=out, stderr=out
+            [sys.executable, "-m", "tests.handlers_process", url, str(snapshot), str(lease)], stdout=out, stderr=out
         )
 
 
-def main(url: str, snapshot: str) -> int:
+def main(url: str, snapshot: str, lease: str) -> int:
+    embedded.LEASE = float(lease)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     bus = open_bus(url, HANDLERS)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests import leases
 from tests.agents import AgentProcess, AgentThread, Player
 
 
@@ -23,7 +24,7 @@ def start_agent(
 ) -> Iterator[Callable[..., AgentThread]]:
     """Starts the agent of n1 in this process; its data folder stays the same over several starts."""
     # a busy machine must not take its inbox away
-    monkeypatch.setattr("bus.embedded.LEASE", 120.0)
+    monkeypatch.setattr("bus.embedded.LEASE", leases.LONG)
     started: list[AgentThread] = []
 
     def start(data: str = "data", **more: Any) -> AgentThread:
@@ -45,12 +46,12 @@ def agent(player: Player, start_agent: Callable[..., AgentThread]) -> AgentThrea
 
 
 @pytest.fixture
-def start_process(player: Player, tmp_path: Path) -> Iterator[Callable[[], AgentProcess]]:
+def start_process(player: Player, tmp_path: Path) -> Iterator[Callable[..., AgentProcess]]:
     """Starts the agent of n1 as a process that may be killed; its data folder stays the same over several starts."""
     started: list[AgentProcess] = []
 
-    def start() -> AgentProcess:
-        process = AgentProcess(player, tmp_path / "data")
+    def start(**more: Any) -> AgentProcess:
+        process = AgentProcess(player, tmp_path / "data", **more)
         started.append(process)
         return process
 

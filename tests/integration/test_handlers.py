@@ -24,7 +24,7 @@ from events.job import SubmitJob, Target
 from events.node import NodeConnected
 from events.routing import routing_key
 from events.script import PublishScript, ScriptRetired
-from tests import handlers_process
+from tests import handlers_process, leases
 from tests.contract.bus_contract import EmbeddedEngine, RabbitEngine, new_node
 from tests.servers.management import Management
 from tests.waiting import wait_until
@@ -50,10 +50,15 @@ class Field:
         self.found: list[Verdict] = []
         self.reader = self.portal.stream("log").read_from("first")
 
-    def start(self, name: str = "a") -> subprocess.Popen[bytes]:
-        process = handlers_process.start(self.url, self.folder / f"{name}.snapshot", self.log(name))
+    def start(self, name: str = "a", *, lease: float = leases.LONG) -> subprocess.Popen[bytes]:
+        process = handlers_process.start(self.url, self.folder / f"{name}.snapshot", self.log(name), lease=lease)
         self.processes.append(process)
         return process
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+        leases.let_leases_end(self.folder / "bus", process.pid)
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -152,7 +157,7 @@ def test_one_of_two_processes_decides_and_the_other_takes_over(field: Field) -> 
     before = [field.submit() for _ in range(20)]
     field.wait_for_outcomes(before)
     assert not field.said("b", "seat taken")
-    first.kill()
+    field.kill(first)
     after = [field.submit() for _ in range(20)]
     field.wait_for_outcomes(before + after)
     assert field.said("b", "seat taken")
@@ -160,7 +165,7 @@ def test_one_of_two_processes_decides_and_the_other_takes_over(field: Field) -> 
 
 
 def test_a_frozen_process_that_wakes_changes_nothing(field: Field) -> None:
-    first = field.start("a")
+    first = field.start("a", lease=leases.REAL)
     field.wait_for("a", "seat taken")
     field.begin()
     field.start("b")
@@ -181,7 +186,7 @@ def test_what_a_former_holder_still_says_is_void_for_every_reader(field: Field) 
     first = field.start("a")
     field.wait_for("a", "seat taken")
     old = next(v.event for v in field.verdicts() if isinstance(v, Admitted) and v.event.type == "event.seat.taken")
-    first.kill()
+    field.kill(first)
     field.start("b")
     field.wait_for("b", "seat taken")
     zombie = field.engine.bus(HANDLERS)
@@ -202,8 +207,7 @@ def test_killed_again_and_again_in_the_middle_of_1000_commands_each_gets_its_job
     for n in range(1000):
         commands.append(field.submit())
         if n % 250 == 125:
-            process.kill()
-            process.wait()
+            field.kill(process)
             process = field.start("a")
     field.wait_for_outcomes(commands)
     assert set(field.delivered(1000)) == set(commands)
@@ -216,7 +220,7 @@ def test_a_batch_of_1000_survives_a_kill_in_the_middle_of_its_deliveries(field: 
     field.begin()
     jobs = [field.submit() for _ in range(999)]
     wait_until(lambda: len(field.inbox.read(timeout=0.05)) > 0, deadline=PATIENCE, what="a first delivery")
-    process.kill()
+    field.kill(process)
     field.start("b")
     jobs.append(field.submit())
     field.wait_for_outcomes(jobs)
