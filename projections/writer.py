@@ -120,10 +120,10 @@ class Writer:
         """
         for projection in self._dispatch.projections:
             later = () if indexes else _fields(projection)
-            self.namespace.declare(projection.name, fields=later, ttl=projection.ttl)
             growing = projection.growing if self.namespace.grows_indexes else ()
             wanted = projection.indexes if indexes else growing
-            for together in [(index,) for index in wanted] if self.namespace.indexes_block else filter(None, [wanted]):
+            by_itself = [(), *((index,) for index in wanted)]
+            for together in by_itself if self.namespace.indexes_block else [wanted]:
                 self.namespace.declare(projection.name, indexes=together, fields=later, ttl=projection.ttl)
             if indexes and projection.scan:
                 self.namespace.declare(projection.name, scan=projection.scan, ttl=projection.ttl)

@@ -108,7 +108,8 @@ class Namespace(ABC):
         index serves is then looked for in these fields alone, where reading documents would be slow.
 
         `fields` are told by who writes the first documents, and nobody else does so yet: all fields that indexes and
-        `scan` will name when these are declared, after many documents. A storage may make them faster then.
+        `scan` will name when these are declared, after many documents. A storage may make them
+        faster then, and leave out until then what makes writing slow.
 
         Every process that writes to a collection with time to live declares it: the time to live acts
         on documents written after the declaration.

@@ -84,12 +84,14 @@ class MongoNamespace(Namespace):
         there = self._collection(collection)
         models = [IndexModel(order_by(keys)) for keys in parse_indexes(indexes)]
         self._database.create(there.name)
-        if models:
-            self._run(lambda: there.create_indexes(models))
         if ttl is not None:
             check_path(ttl.field)
-            self._run(lambda: there.create_index("_expires", expireAfterSeconds=0))
             self._documents.ttls[there.name] = ttl
+            # who names `fields` declares again when all is written; until then it would only make writing slow
+            if not fields:
+                models.append(IndexModel([("_expires", 1)], expireAfterSeconds=0))
+        if models:
+            self._run(lambda: there.create_indexes(models))
 
     def get_many(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
         wanted = [codec.tame_text(key) for key in ids]

@@ -56,6 +56,26 @@ def test_a_wrong_password_is_told_and_not_shown(url: str) -> None:
     documents.close()
 
 
+def test_what_a_rebuild_fills_gets_the_index_of_its_time_to_live_when_all_is_there(url: str) -> None:
+    documents, ttl = open_documents(url), Ttl("ended", DAY)
+    views = documents.namespace("live")
+    views.declare("jobs", fields=["state"], ttl=ttl)
+    views.put_many("jobs", [{"_id": "a", "ended": "2100-01-01T00:00:00Z", "state": "succeeded"}])
+    with pymongo.MongoClient[dict[str, Any]](url, tz_aware=True) as client:
+        jobs = client.get_default_database()["live.jobs"]
+        before = jobs.index_information()
+        views.declare("jobs", indexes=[["state"]], ttl=ttl)
+        after = jobs.index_information()
+        found = jobs.find_one({"_id": "a"})
+
+    assert [index.get("expireAfterSeconds") for index in before.values()] == [None]
+    assert after["_expires_1"]["expireAfterSeconds"] == 0
+    assert len(after) == 3
+    assert found is not None
+    assert found["_expires"] == datetime(2100, 1, 2, tzinfo=UTC)
+    documents.close()
+
+
 def test_documents_lie_in_the_database_as_they_are(url: str) -> None:
     documents = open_documents(url)
     documents.namespace("live").put_many("jobs", [{"_id": "a", "n": 2**40, "o": {"x": [1, None]}}])
