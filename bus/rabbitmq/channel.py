@@ -17,6 +17,8 @@ from bus.rabbitmq.pen import Pen
 T = TypeVar("T")
 
 OnDelivery = Callable[[Basic.Deliver, BasicProperties, bytes], None]
+#: (delivery tag, key, body)
+OnPlain = Callable[[int, str, bytes], None]
 #: (key, body)
 OnReturn = Callable[[str, bytes], None]
 #: (delivery tag, and all before it, whether the broker took it)
@@ -83,6 +85,7 @@ class Channel:
         self._opened: asyncio.Future[None] = loop.create_future()
         self._gone: asyncio.Future[ChannelGone] = loop.create_future()
         self._on_confirm: OnConfirm | None = None
+        self._on_plain: OnPlain | None = None
         try:
             self.raw = connection.channel(on_open_callback=lambda _raw: tell(self._opened, None))
         except AMQPError as error:
@@ -176,6 +179,24 @@ class Channel:
             exclusive=exclusive,
             arguments=arguments,
         )
+
+    async def consume_plainly(self, queue: str, on_plain: OnPlain, *, exclusive: bool = False) -> None:
+        """As `consume`, for whom tag, key and body are enough; the channel has no other consumer."""
+        self._on_plain = on_plain
+
+        def arrive(method: Basic.Deliver, _properties: BasicProperties, body: bytes) -> None:
+            on_plain(method.delivery_tag or 0, method.routing_key or "", body)
+
+        await self.consume(queue, arrive, exclusive=exclusive)
+
+    @property
+    def plain(self) -> bool:
+        """Whether deliveries may come by `deliver`, past pika."""
+        return self._on_plain is not None and self.raw.is_open
+
+    def deliver(self, tag: int, key: str, body: bytes) -> None:
+        if self._on_plain is not None and not self._gone.done():
+            self._on_plain(tag, key, body)
 
     async def confirm(self, on_confirm: OnConfirm) -> None:
         """From now on the broker confirms each message."""

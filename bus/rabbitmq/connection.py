@@ -311,3 +311,5 @@ class Connection:
             await asyncio.wait(others, timeout=CLOSE_WITHIN)
         if self._raw is not None and not self._raw.is_closed:
             await self._raw.end()
+        # sockets are closed in the loop's next round
+        await asyncio.sleep(0)

@@ -15,10 +15,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
-from pika.spec import Basic, BasicProperties
 
 from bus.errors import BusError, Closed, InboxTaken, Refused, Unreachable
 from bus.ports import Delivered
@@ -26,6 +26,7 @@ from bus.rabbitmq.channel import Channel, ChannelGone
 from bus.rabbitmq.connection import PATIENCE, Connection
 from bus.rabbitmq.lane import Lane
 from bus.rabbitmq.names import DELIVER, NO_TOPOLOGY, inbox_queue
+from bus.rabbitmq.pen import acks
 from bus.rabbitmq.probe import ask
 
 log = structlog.get_logger("bus.rabbitmq")
@@ -133,15 +134,15 @@ class RabbitInbox:
         buffer: deque[Delivered] = deque()
         tags: dict[int, int] = {}
 
-        def arrive(method: Basic.Deliver, _properties: BasicProperties, body: bytes) -> None:
+        def arrive(tag: int, key: str, body: bytes) -> None:
             self._last_tag += 1
-            tags[self._last_tag] = method.delivery_tag or 0
+            tags[self._last_tag] = tag
             with self._changed:
-                buffer.append(Delivered(tag=self._last_tag, key=method.routing_key or "", body=body))
+                buffer.append(Delivered(tag=self._last_tag, key=key, body=body))
                 self._changed.notify()
 
         await channel.prefetch(PREFETCH)
-        await channel.consume(self._queue, arrive, exclusive=True)
+        await channel.consume_plainly(self._queue, arrive, exclusive=True)
         await self._on_new_channel(self._bind_on)
         self._channel, self._tags, self._failing = channel, tags, None
         with self._changed:
@@ -209,10 +210,11 @@ class RabbitInbox:
             self._memory.keep(wanted)
 
     def _ack(self, tags: Sequence[int]) -> None:
-        for tag in tags:
-            known = self._tags.pop(tag, None)
-            if known is not None and self._channel is not None:
-                self._channel.ack(known)
+        known = [self._tags.pop(tag) for tag in tags if tag in self._tags]
+        if known and self._channel is not None:
+            # who is gone gets them again
+            with suppress(ChannelGone):
+                self._connection.write(self._channel, acks(self._channel.raw.channel_number, known))
 
     def _lost(self, gone: ChannelGone) -> bool:
         self._channel, self._tags = None, {}

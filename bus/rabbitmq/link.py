@@ -87,6 +87,11 @@ class Link(asyncio.Protocol):
             reason = ChannelGone(0, getattr(error, "strerror", None) or str(error))
         except ChannelGone as gone:
             reason = gone
+        except asyncio.CancelledError:
+            # the bus is being closed
+            if link is not None:
+                link.close()
+            raise
         if link is not None:
             link.close()
         raise reason

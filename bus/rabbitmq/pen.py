@@ -1,4 +1,5 @@
-"""The frames of what is published, made in one go: method, header and bodies, byte for byte as pika makes them.
+"""The frames of what is published, made in one go: method, header and bodies, byte for byte as pika makes them; and
+those that acknowledge deliveries.
 
 pika makes them of some twenty objects and a hundred calls, which was most of what a publish costs. Of what we publish
 only the body, the message's id and the moment vary: everything else pika makes once for each key, and it is kept.
@@ -19,6 +20,10 @@ _HEADER = Packing(">BHIHHQ")
 #: The end of the frame before, and how a body's frame begins: kind, channel, size.
 _BODY = Packing(">BBHI")
 _MOMENT = Packing(">Q")
+_CONTENT = spec.BasicProperties.INDEX
+#: A whole frame: kind, channel, size, method, delivery tag, `multiple`, end.
+_ACK = Packing(">BHIIQBB")
+_ACK_SIZE = 13
 _END = bytes((spec.FRAME_END,))
 #: Of a header's frame the bytes of class, weight, size of the body, and flags.
 _FIXED = 14
@@ -108,4 +113,7 @@ class Pen:
         return _Sheet(frame.Method(self._channel, method).marshal(), flags + first, second, size)
 
 
-_CONTENT = spec.BasicProperties.INDEX
+def acks(channel: int, tags: Iterable[int]) -> Iterable[bytes]:
+    """The frames that acknowledge these deliveries, one by one."""
+    kind, method, end = spec.FRAME_METHOD, spec.Basic.Ack.INDEX, spec.FRAME_END
+    return (_ACK.pack(kind, channel, _ACK_SIZE, method, tag, 0, end) for tag in tags)

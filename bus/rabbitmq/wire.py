@@ -1,8 +1,9 @@
 """pika's connection, with shorter ways for what goes over it most, and an end within a bounded time.
 
 What is sent is written to the socket at once: pika asks the loop first when it can be written to, which costs two
-system calls and a round of the loop. What comes is cut into frames in one pass. Confirms go straight to the channel
-that waits for them; everything else goes to pika, frame by frame, and heartbeats, closing and answers are its own.
+system calls and a round of the loop. What comes is cut into frames in one pass. Confirms, and deliveries of which only
+tag, key and body matter, go straight to the channel that waits for them; everything else goes to pika, frame by frame,
+and heartbeats, closing and answers are its own.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError
 
 from bus.rabbitmq.channel import Channel, tell
+from bus.rabbitmq.plain_delivery import DELIVER_METHOD, NotPlain, read_delivery
 
 #: Seconds for a polite end.
 CLOSE_WITHIN = 3.0
@@ -27,7 +29,7 @@ _AROUND = spec.FRAME_HEADER_SIZE + spec.FRAME_END_SIZE
 #: What is in a frame with `basic.ack`, behind its method: delivery tag, `multiple`.
 _ACK = Struct(">QB")
 _ACK_METHOD = spec.Basic.Ack.INDEX.to_bytes(4, "big")
-_ACK_SIZE = len(_ACK_METHOD) + _ACK.size
+_ACK_SIZE = _AROUND + len(_ACK_METHOD) + _ACK.size
 
 
 class Wire(AsyncioConnection):
@@ -45,7 +47,7 @@ class Wire(AsyncioConnection):
         super().__init__(*arguments, **more)
 
     def lead(self, channel: Channel) -> None:
-        """From now on the channel's confirms do not go through pika."""
+        """From now on the channel's confirms and plain deliveries do not go through pika."""
         number = channel.raw.channel_number
         self._led[number] = channel
         channel.raw.add_on_close_callback(lambda *_: self._led.pop(number, None))
@@ -98,21 +100,38 @@ class Wire(AsyncioConnection):
             end = at + _AROUND + size
             if end > len(data):
                 break
-            if not (kind == spec.FRAME_METHOD and size == _ACK_SIZE and self._is_confirm(channel, data, at, end)):
+            past = self._past(self._led.get(channel), data, at, end) if kind == spec.FRAME_METHOD else at
+            if past is None:
+                break
+            if past == at:
                 super()._on_data_available(data[at:end])  # type: ignore[misc]
-            at = end
+                past = end
+            else:
+                # pika's heartbeat looks at it
+                self.bytes_received += past - at
+            at = past
         self._frame_buffer = data[at:]
 
-    def _is_confirm(self, number: int, data: bytes, at: int, end: int) -> bool:
-        channel = self._led.get(number)
-        if channel is None or not data.startswith(_ACK_METHOD, at + spec.FRAME_HEADER_SIZE, end):
-            return False
-        tag, bits = _ACK.unpack_from(data, at + spec.FRAME_HEADER_SIZE + len(_ACK_METHOD))
-        if data[end - 1] != spec.FRAME_END or not channel.confirmed(tag, bool(bits & 1), taken=True):
-            return False
-        # pika's heartbeat looks at it
-        self.bytes_received += end - at
-        return True
+    def _past(self, channel: Channel | None, data: bytes, at: int, end: int) -> int | None:
+        """Where that ends which begins with the method at `at` and went to the channel; `at` if it is pika's, None if
+        the rest of it has not come yet.
+        """
+        method = at + spec.FRAME_HEADER_SIZE
+        if channel is None or data[end - 1] != spec.FRAME_END:
+            return at
+        if end - at == _ACK_SIZE and data.startswith(_ACK_METHOD, method):
+            tag, bits = _ACK.unpack_from(data, method + len(_ACK_METHOD))
+            return end if channel.confirmed(tag, bool(bits & 1), taken=True) else at
+        if channel.plain and data.startswith(DELIVER_METHOD, method):
+            try:
+                found = read_delivery(data, at, end)
+            except NotPlain:
+                return at
+            if found is None:
+                return None
+            channel.deliver(found.tag, found.key, found.body)
+            return found.end
+        return at
 
     # what its owner calls
 
@@ -126,8 +145,6 @@ class Wire(AsyncioConnection):
         if not ended.done():
             self.drop("no answer to the goodbye")
             await asyncio.wait({ended}, timeout=CLOSE_WITHIN)
-        # the socket is closed in the loop's next round
-        await asyncio.sleep(0)
 
     def drop(self, why: str) -> None:
         """Closes the socket without a word, which pika's public methods cannot."""

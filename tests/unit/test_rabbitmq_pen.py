@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from bus.rabbitmq.pen import Pen, Properties
+from bus.rabbitmq.pen import Pen, Properties, acks
 
 #: The least that AMQP 0.9.1 allows, and what RabbitMQ offers.
 FRAME_MAX = 4096, 131_072
@@ -72,3 +72,9 @@ def test_a_pen_forgets_what_it_kept_and_goes_on() -> None:
     for n in [*range(6_000), 0]:
         key = f"event.test.n{n}"
         assert b"".join(pen.frames(key, b"", Properties())) == by_pika(1, "fleetbus", 4096, key, b"", Properties())
+
+
+@given(st.integers(1, 2047), st.lists(st.integers(0, 2**64 - 1), max_size=5))
+def test_deliveries_are_acknowledged_as_pika_does(channel: int, tags: list[int]) -> None:
+    by_pika = [frame.Method(channel, spec.Basic.Ack(delivery_tag=tag)).marshal() for tag in tags]
+    assert list(acks(channel, tags)) == by_pika

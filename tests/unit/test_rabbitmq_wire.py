@@ -12,11 +12,14 @@ from bus.rabbitmq.wire import Wire
 
 
 class Channel:
-    """Hears confirms if it asked for them."""
+    """Hears confirms and plain deliveries if it asked for them."""
 
     def __init__(self, heard: list[object], *, asked: bool) -> None:
         self.heard = heard
-        self.asked = asked
+        self.asked = self.plain = asked
+
+    def deliver(self, tag: int, key: str, body: bytes) -> None:
+        self.heard.append((tag, key, body))
 
     def confirmed(self, tag: int, multiple: bool, *, taken: bool) -> bool:
         if self.asked:
@@ -55,6 +58,59 @@ others = st.one_of(
     st.just(frame.Heartbeat().marshal()),
     st.just(method(0, spec.Connection.Blocked(reason="low on memory"))),
 )
+
+
+@st.composite
+def deliveries(draw: st.DrawFn) -> tuple[list[bytes], tuple[int, str, bytes] | None]:
+    """Frames of one delivery, and what the first channel hears of it, if it is a plain one."""
+    channel, tag, key = draw(channels), draw(tags), draw(st.text(max_size=20))
+    pieces = draw(st.lists(st.binary(min_size=1, max_size=60), max_size=2))
+    of = spec.Basic.Deliver(
+        consumer_tag=draw(st.text(max_size=9)), delivery_tag=tag, exchange="fleetbus.deliver", routing_key=key
+    )
+    properties = spec.BasicProperties(message_id=draw(st.none() | st.just("an id")), headers={"x": 1})
+    header = frame.Header(channel, sum(map(len, pieces)), properties).marshal()
+    frames = [method(channel, of), header, *(frame.Body(channel, piece).marshal() for piece in pieces)]
+    return frames, (tag, key, b"".join(pieces)) if channel == 1 and len(pieces) < 2 else None
+
+
+@given(st.lists(deliveries() | acks, max_size=6), st.lists(st.integers(1, 90), min_size=1, max_size=20))
+def test_plain_deliveries_come_whole_and_all_others_go_to_pika(sent: list[Any], cuts: list[int]) -> None:
+    wire, data = Listening(), b""
+    expected: list[object] = []
+    for each in sent:
+        heard: tuple[Any, ...] | None
+        if isinstance(each[0], int):
+            frames, heard = [method(1, spec.Basic.Ack(delivery_tag=each[1], multiple=each[2]))], (*each[1:], True)
+        else:
+            frames, heard = each
+        data += b"".join(frames)
+        expected += frames if heard is None else [heard]
+    at = n = 0
+    while at < len(data):
+        wire._on_data_available(data[at : at + cuts[n % len(cuts)]])
+        at, n = at + cuts[n % len(cuts)], n + 1
+    assert wire.heard == expected
+    assert wire.bytes_received == len(data)
+
+
+@pytest.mark.parametrize("key", [b"\xff\xfe", b"cut", b""])
+def test_a_delivery_that_is_not_as_it_should_be_goes_to_pika(key: bytes) -> None:
+    """The key is no text, longer than its frame, or followed by something."""
+    good = method(1, spec.Basic.Deliver(consumer_tag="c", delivery_tag=1, exchange="e", routing_key="ab"))
+    broken = {b"\xff\xfe": good.replace(b"\2ab", b"\2\xff\xfe"), b"cut": good.replace(b"\2ab", b"\x09ab")}
+    wire = Listening()
+    wire._on_data_available(broken.get(key, good.replace(b"\2ab", b"\1ab")))
+    assert len(wire.heard) == 1
+    assert not isinstance(wire.heard[0], tuple)
+
+
+def test_a_frame_between_a_delivery_and_its_header_sends_both_to_pika() -> None:
+    wire = Listening()
+    deliver = method(1, spec.Basic.Deliver(consumer_tag="c", delivery_tag=1, exchange="e", routing_key="k"))
+    frames = [deliver, frame.Heartbeat().marshal(), frame.Header(1, 0, spec.BasicProperties()).marshal()]
+    wire._on_data_available(b"".join(frames))
+    assert wire.heard == frames
 
 
 @given(st.lists(acks | others, max_size=12), st.lists(st.integers(1, 80), min_size=1, max_size=20))
