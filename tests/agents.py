@@ -26,13 +26,16 @@ from events.envelope import Event
 from events.header import script_hash
 from events.job import Order
 from fleetbus.logs import set_up
-from nodeagent.wiring import run_agent
-from nodeagent.work import QueueSpec
+from nodeagent import wiring
+from nodeagent.work import DEFAULT_QUEUES, QueueSpec
 from tests import leases
 from tests.waiting import wait_until
 
 #: Seconds that anything here may take on a busy machine.
 SOON = 60.0
+#: The queues that an agent here starts workers for. The product's others would cost most of a test's processor time,
+#: and come into being, with one worker each, when a job names them.
+QUEUES = {"default": DEFAULT_QUEUES["default"]}
 
 
 class Player:
@@ -239,7 +242,7 @@ class AgentThread:
         self.code: int | None = None
 
         def run() -> None:
-            self.code = run_agent(
+            self.code = wiring.run_agent(
                 bus=self.bus,
                 node=player.node,
                 roles=roles,
@@ -324,7 +327,8 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     bus = EmbeddedBus(folder, f"node.{node}")
-    code = run_agent(
+    vars(wiring)["DEFAULT_QUEUES"] = QUEUES
+    code = wiring.run_agent(
         bus=bus, node=node, roles=tuple(roles), data=Path(data), stop=stop, allows=frozenset({"shell"}), grace=2.0
     )
     bus.close()

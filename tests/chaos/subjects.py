@@ -29,7 +29,7 @@ from events.script import PublishScript
 from handlers.loop import run_handlers
 from nodeagent import wiring
 from nodeagent.journal import Journal
-from nodeagent.work import DEFAULT_QUEUES, QueueSpec
+from nodeagent.work import QueueSpec
 from projections import catchup, runner
 from projections.admission_store import LIVE
 from projections.osis.sqlite_documents import SqliteDocuments
@@ -197,10 +197,10 @@ class Agent:
         stop = threading.Event()
         self._use_marks_of(folder)
         vars(wiring)["Journal"] = _journal_with(points)
-        small = {name: QueueSpec(size=int(name == "default"), limit=60) for name in DEFAULT_QUEUES}
+        vars(wiring)["DEFAULT_QUEUES"] = {"default": QueueSpec(size=1, limit=60)}
         threading.Thread(target=self._stop_when_done, args=(folder, stop), daemon=True).start()
         bus = PointedBus(folder / "bus", agent_user("n1"), points)
-        code = wiring.run_agent(bus=bus, node="n1", roles=(), data=folder / "data", stop=stop, queues=small, grace=5.0)
+        code = wiring.run_agent(bus=bus, node="n1", roles=(), data=folder / "data", stop=stop, grace=5.0)
         assert code == 0, f"the agent ended with {code}"
 
     def _use_marks_of(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests import leases
-from tests.agents import AgentProcess, AgentThread, Player
+from tests.agents import QUEUES, AgentProcess, AgentThread, Player
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def start_agent(
     """Starts the agent of n1 in this process; its data folder stays the same over several starts."""
     # a busy machine must not take its inbox away
     monkeypatch.setattr("bus.embedded.LEASE", leases.LONG)
+    monkeypatch.setattr("nodeagent.wiring.DEFAULT_QUEUES", QUEUES)
     started: list[AgentThread] = []
 
     def start(data: str = "data", **more: Any) -> AgentThread:
