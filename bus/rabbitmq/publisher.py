@@ -82,7 +82,8 @@ class Publisher(Generic[T]):
         self._connection = connection
         self._exchange = exchange
         self._outcome = outcome
-        self._room = threading.Condition()
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
         self._waiting: deque[_Sending] = deque()
         self._open_count = 0
         self._open_bytes = 0
@@ -111,7 +112,7 @@ class Publisher(Generic[T]):
         if error := self._unfit(sending):
             sending.future.set_exception(error)
             return sending.future
-        with self._room:
+        with self._lock:
             if error := self._wait_for_room(sending):
                 sending.future.set_exception(error)
                 return sending.future
@@ -148,7 +149,7 @@ class Publisher(Generic[T]):
 
     def close(self) -> None:
         """Fails with `Closed` what is not confirmed. To be called when the I/O thread has ended."""
-        with self._room:
+        with self._lock:
             self._closed = True
             self._room.notify_all()
         self._settle([*self._take_sent(), *self._take_waiting()], Closed("the bus was closed"))
@@ -206,7 +207,7 @@ class Publisher(Generic[T]):
             asyncio.get_running_loop().call_soon(self._drain)
 
     def _next_burst(self) -> list[_Sending]:
-        with self._room:
+        with self._lock:
             if self._channel is None or self._holds:
                 return []
             burst: list[_Sending] = []
@@ -218,7 +219,7 @@ class Publisher(Generic[T]):
 
     def _goes_on(self) -> bool:
         """Whether there is more to send; else whoever publishes next wakes the I/O thread."""
-        with self._room:
+        with self._lock:
             self._awake = bool(self._waiting) and self._channel is not None and not self._holds
             return self._awake
 
@@ -288,7 +289,7 @@ class Publisher(Generic[T]):
         late = []
         while self._sent and next(iter(self._sent.values())).give_up_at < now:
             late.append(self._sent.popitem(last=False)[1])
-        with self._room:
+        with self._lock:
             while self._waiting and self._waiting[0].give_up_at < now:
                 late.append(self._waiting.popleft())
         return late
@@ -300,7 +301,7 @@ class Publisher(Generic[T]):
         return sent
 
     def _take_waiting(self) -> list[_Sending]:
-        with self._room:
+        with self._lock:
             waiting = list(self._waiting)
             self._waiting.clear()
         return waiting
@@ -316,7 +317,7 @@ class Publisher(Generic[T]):
         for sending in sendings:
             count += 1
             size += len(sending.body)
-        with self._room:
+        with self._lock:
             self._open_count -= count
             self._open_bytes -= size
             # not for every message: a sender that wakes for each one is busy with waking
