@@ -9,7 +9,7 @@ from bus.clock import SystemClock
 from bus.genesis import first_record
 from bus.ports import Bus
 from events.actors import HANDLERS, agent_user
-from tests.agents import AgentThread, Player
+from tests.agents import QUEUES, AgentThread, Player
 from tests.contract.bus_contract import RabbitEngine, new_node
 from tests.jobscripts import EMPTY, LARGE, MARK, MARK_AND_WAIT
 from tests.proxy import Proxy
@@ -33,6 +33,11 @@ def proxy(engine: RabbitEngine) -> Iterator[Proxy]:
     """Between the agent and the broker; the handlers have their own way."""
     with Proxy(engine.port) as between:
         yield between
+
+
+@pytest.fixture(autouse=True)
+def few_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodeagent.wiring.DEFAULT_QUEUES", QUEUES)
 
 
 def play(bus: Bus, folder: Path) -> Player:
