@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from bus.embedded import EmbeddedBus
+from events.actors import PORTAL
 from projections import generation
 from projections.osis.open import open_documents
 from projections.registry import versions
@@ -366,14 +368,23 @@ def test_without_a_token_or_with_a_wrong_one_nobody_comes_in(fleet: House, tmp_p
 
 
 def test_replay_makes_the_same_views_again(fleet: House) -> None:
-    report = fleet.json("replay", "--data", str(fleet.data))
-    assert report["live"]
-    assert report["set_aside"] == 0
-    before = live_digests(fleet)
-    fleet.json("replay", "--data", str(fleet.data), "--projection", "jobs")
-    after = live_digests(fleet)
+    while True:  # what is said meanwhile (that a node is late, on a busy machine) is in the later views alone
+        end = log_end(fleet)
+        report = fleet.json("replay", "--data", str(fleet.data))
+        assert report["live"]
+        assert report["set_aside"] == 0
+        before = live_digests(fleet)
+        fleet.json("replay", "--data", str(fleet.data), "--projection", "jobs")
+        after = live_digests(fleet)
+        if log_end(fleet) == end:
+            break
     assert [name for name in before if name not in ("events", "commands") and before[name] != after[name]] == []
     assert fleet.run("run", "greet", "--node", SECOND).returncode == 0
+
+
+def log_end(house: House) -> int:
+    with closing(EmbeddedBus(house.data / "bus", PORTAL)) as bus:
+        return bus.stream("log").next_offset()
 
 
 def live_digests(house: House) -> dict[str, str]:

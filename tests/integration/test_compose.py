@@ -324,7 +324,9 @@ def test_facts_run_on_the_fleet_that_it_starts_and_one_of_two_handlers_decides(s
     (second,) = {*both} - {first}
     wait_until(lambda: "standing by" in site.said(second), deadline=PATIENCE, what=f"{second} to stand by")
     taken = site.house.json("events", "tail", "--type", "event.seat.taken", "--from", "first")
-    assert len(taken if isinstance(taken, list) else [taken]) == 1
+    # more than once only if the first lost its seat and took it again, as it may on a busy machine
+    assert 1 <= len(taken if isinstance(taken, list) else [taken]) <= site.said(first).count("seat taken")
+    assert "seat taken" not in site.said(second)
     site.processes[first].kill()
     wait_until(lambda: "seat taken" in site.said(second), deadline=PATIENCE, what=f"{second} to take over")
     assert site.house.json("run", "facts", "--node", site.values["NODE"])["state"] == "succeeded"
