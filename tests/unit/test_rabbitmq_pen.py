@@ -1,6 +1,6 @@
 """What the pen writes is what pika would send."""
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pika import frame, spec
 
@@ -39,6 +39,7 @@ def by_pika(channel: int, exchange: str, frame_max: int, key: str, body: bytes, 
     return b"".join(each.marshal() for each in [*frames, *(frame.Body(channel, piece) for piece in pieces)])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2047), texts, st.lists(st.tuples(texts, st.binary(max_size=300), some_properties), max_size=6))
 def test_messages_are_written_as_pika_writes_them(
     channel: int, exchange: str, messages: list[tuple[str, bytes, Properties]]
@@ -50,6 +51,7 @@ def test_messages_are_written_as_pika_writes_them(
         assert b"".join(pen.frames(key, body, properties)) == expected
 
 
+@settings(deadline=None)
 @given(st.sampled_from(FRAME_MAX), st.integers(0, 3), near)
 @example(FRAME_MAX[0], 0, 0)
 def test_a_body_is_cut_where_pika_cuts_it(frame_max: int, frames: int, more: int) -> None:
@@ -59,6 +61,7 @@ def test_a_body_is_cut_where_pika_cuts_it(frame_max: int, frames: int, more: int
     assert written == by_pika(1, "fleetbus", frame_max, "event.test.said", body, said)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255), st.characters(categories=["L"]))
 def test_the_longest_texts_are_written_as_pika_writes_them(length: int, letter: str) -> None:
     text = letter * (length // len(letter.encode()))
@@ -74,6 +77,7 @@ def test_a_pen_forgets_what_it_kept_and_goes_on() -> None:
         assert b"".join(pen.frames(key, b"", Properties())) == by_pika(1, "fleetbus", 4096, key, b"", Properties())
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2047), st.lists(st.integers(0, 2**64 - 1), max_size=5))
 def test_deliveries_are_acknowledged_as_pika_does(channel: int, tags: list[int]) -> None:
     by_pika = [frame.Method(channel, spec.Basic.Ack(delivery_tag=tag)).marshal() for tag in tags]

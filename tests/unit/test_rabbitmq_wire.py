@@ -4,7 +4,7 @@ import socket
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import exceptions, frame, spec
 
@@ -74,6 +74,7 @@ def deliveries(draw: st.DrawFn) -> tuple[list[bytes], tuple[int, str, bytes] | N
     return frames, (tag, key, b"".join(pieces)) if channel == 1 and len(pieces) < 2 else None
 
 
+@settings(deadline=None)
 @given(st.lists(deliveries() | acks, max_size=6), st.lists(st.integers(1, 90), min_size=1, max_size=20))
 def test_plain_deliveries_come_whole_and_all_others_go_to_pika(sent: list[Any], cuts: list[int]) -> None:
     wire, data = Listening(), b""
@@ -113,6 +114,7 @@ def test_a_frame_between_a_delivery_and_its_header_sends_both_to_pika() -> None:
     assert wire.heard == frames
 
 
+@settings(deadline=None)
 @given(st.lists(acks | others, max_size=12), st.lists(st.integers(1, 80), min_size=1, max_size=20))
 def test_every_frame_comes_whole_and_in_order(sent: list[tuple[int, int, bool] | bytes], cuts: list[int]) -> None:
     wire, data, expected = Listening(), b"", []
