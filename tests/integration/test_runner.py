@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -293,14 +293,21 @@ def failing_on(event_id: str) -> list[AnyProjection]:
     """The projections, but that of jobs fails on this event."""
     jobs = next(one for one in PROJECTIONS if one.name == "jobs")
     assert isinstance(jobs, Projection)
-    fold = jobs.fold
+    fold, fold_many = jobs.fold, jobs.fold_many
+    assert fold_many is not None
 
     def failing(document: Document | None, event: Event, offset: int) -> Document | None:
         if event.id == event_id:
             raise KeyError("a mistake")
         return fold(document, event, offset)
 
-    return [replace(jobs, fold=failing) if one is jobs else one for one in PROJECTIONS]
+    def failing_on_many(document: Document | None, said: Sequence[tuple[Event, int]]) -> tuple[Document | None, int]:
+        if any(event.id == event_id for event, _ in said):
+            raise KeyError("a mistake")
+        return fold_many(document, said)
+
+    broken = replace(jobs, fold=failing, fold_many=failing_on_many)
+    return [broken if one is jobs else one for one in PROJECTIONS]
 
 
 def test_a_fold_that_fails_sets_its_document_aside_and_all_others_go_on(log_folder: Path, documents: Documents) -> None:
