@@ -100,8 +100,9 @@ class RabbitEngine:
     def close(self) -> None:
         for bus in self._opened:
             bus.close()
+        # a node is of one test alone; the others' users are those of other tests, too
         for user in self._users:
-            if user.startswith(("node.", "service.")):
+            if user.startswith("node."):
                 delete_user(self._management, self.vhost, user)
 
 

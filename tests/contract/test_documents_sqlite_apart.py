@@ -6,7 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,14 @@ def rows(namespace: SqliteNamespace) -> list[Any]:
 
 
 def children() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children() if any("sqlite_apart" in part for part in one.cmdline())]
+    return [one for one in psutil.Process().children() if any("sqlite_apart" in part for part in command_of(one))]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Empty when it has ended, as those of other tests of this process may have."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 def test_what_it_writes_is_what_this_process_writes(documents: SqliteDocuments) -> None:
