@@ -95,22 +95,25 @@ class Wire(AsyncioConnection):
             super()._on_data_available(data_in)  # type: ignore[misc]
             return
         self._frame_buffer = b""
-        while len(data) - at >= _AROUND:
-            kind, channel, size = _BEGIN.unpack_from(data, at)
-            end = at + _AROUND + size
-            if end > len(data):
-                break
-            past = self._past(self._led.get(channel), data, at, end) if kind == spec.FRAME_METHOD else at
-            if past is None:
-                break
-            if past == at:
-                super()._on_data_available(data[at:end])  # type: ignore[misc]
-                past = end
-            else:
-                # pika's heartbeat looks at it
-                self.bytes_received += past - at
-            at = past
-        self._frame_buffer = data[at:]
+        try:
+            while len(data) - at >= _AROUND:
+                kind, channel, size = _BEGIN.unpack_from(data, at)
+                end = at + _AROUND + size
+                if end > len(data):
+                    break
+                past = self._past(self._led.get(channel), data, at, end) if kind == spec.FRAME_METHOD else at
+                if past is None:
+                    break
+                if past == at:
+                    frame, at = data[at:end], end
+                    super()._on_data_available(frame)  # type: ignore[misc]
+                else:
+                    # pika's heartbeat looks at it
+                    self.bytes_received += past - at
+                    at = past
+        finally:
+            # also when a callback of pika's raises: what came behind its frame is for the next round
+            self._frame_buffer = data[at:]
 
     def _past(self, channel: Channel | None, data: bytes, at: int, end: int) -> int | None:
         """Where that ends which begins with the method at `at` and went to the channel; `at` if it is pika's, None if

@@ -114,6 +114,20 @@ def test_a_frame_between_a_delivery_and_its_header_sends_both_to_pika() -> None:
     assert wire.heard == frames
 
 
+def test_what_came_behind_a_frame_that_somebody_failed_on_is_not_lost() -> None:
+    class Failing(Listening):
+        def _process_frame(self, frame_value: Any) -> None:
+            super()._process_frame(frame_value)
+            if len(self.heard) == 1:
+                raise RuntimeError("a mistake in a callback")
+
+    wire, beat = Failing(), frame.Heartbeat().marshal()
+    with pytest.raises(RuntimeError):
+        wire._on_data_available(beat * 3)
+    wire._on_data_available(beat)
+    assert wire.heard == [beat] * 4
+
+
 @settings(deadline=None)
 @given(st.lists(acks | others, max_size=12), st.lists(st.integers(1, 80), min_size=1, max_size=20))
 def test_every_frame_comes_whole_and_in_order(sent: list[tuple[int, int, bool] | bytes], cuts: list[int]) -> None:
