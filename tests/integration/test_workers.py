@@ -21,7 +21,8 @@ from tests.waiting import wait_until
 
 #: Seconds of a limit in which a script gets to where it is to be found, on a busy machine, too.
 ENOUGH = 3.0
-SLEEP = "import time\ndef action():\n    print('asleep')\n    time.sleep(1000)"
+#: It speaks and sleeps on one line: whoever hears it may stop it before it sleeps.
+SLEEP = "import time\ndef action():\n    print('asleep'); time.sleep(1000)"
 
 
 @pytest.fixture(scope="module")
@@ -397,8 +398,7 @@ def action():
     forked = os.fork()
     if forked == 0:
         time.sleep(1000)
-    print(plain.pid, hidden, forked)
-    %s
+    print(plain.pid, hidden, forked); %s
 """
 
 
