@@ -90,6 +90,9 @@ class Producer(Struct):
                 return True
         return False
 
+    def copy(self) -> "Producer":
+        return Producer(self.high, list(self.gaps), self.offset)
+
 
 class Seen(Struct, frozen=True, array_like=True, gc=False):
     """One id in the window, and the log time at which it came."""
@@ -141,11 +144,14 @@ class AdmissionState:
 
     @classmethod
     def restore(cls, head: Head, producers: Mapping[str, Producer], seen: Iterable[Seen]) -> "AdmissionState":
-        """The state that was saved. What is given may be in any order, twice, or forgotten by the time of `head`."""
+        """The state that was saved. What is given may be in any order, twice, or forgotten by the time of `head`. It is
+        copied: whoever saved it may save it again, as it was.
+        """
         state = cls()
         state.next_offset, state.token, state.holder = head.next_offset, head.token, head.holder
         state.log_time, state.began = head.log_time, head.began
-        state.producers.update(sorted(producers.items(), key=lambda item: item[1].offset))
+        in_order = sorted(producers.items(), key=lambda item: item[1].offset)
+        state.producers.update((key, producer.copy()) for key, producer in in_order)
         if state.producers:
             state._forget_producers(next(reversed(state.producers.values())).offset - FORGET_PRODUCER_AFTER)
         forgotten = None if state.log_time is None else state.log_time - ID_WINDOW
@@ -174,7 +180,7 @@ class AdmissionState:
 
     def _copy(self, key: str) -> Producer | None:
         producer = self.producers.get(key)
-        return None if producer is None else Producer(producer.high, list(producer.gaps), producer.offset)
+        return None if producer is None else producer.copy()
 
     def remember(self, seen: Seen) -> None:
         self.window.append(seen)

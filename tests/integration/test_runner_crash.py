@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bus import admission
@@ -185,6 +185,7 @@ def test_killed_in_any_write_the_next_process_repeats_what_was_not_finished_and_
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40)), min_size=1, max_size=12))
+@example([(6, 8), (4, 2), (2, 1)])  # what a process had read was changed by it before it was written again
 def test_killed_again_and_again_it_comes_to_the_same(lives: list[tuple[int, int]]) -> None:
     with storage() as documents:
         for writes, size in lives:
