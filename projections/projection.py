@@ -101,6 +101,9 @@ def moment(time: datetime) -> str:
             time = time.astimezone(UTC)
         except OverflowError:
             time = _FIRST if time.year == 1 else _LAST
+    if time.microsecond:
+        # four times as fast, but it leaves out microseconds that are none
+        return _encoder.encode(time)[1:-1].decode()
     return time.isoformat("T", "microseconds").removesuffix("+00:00") + "Z"
 
 

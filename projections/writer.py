@@ -58,6 +58,10 @@ class Part(Struct, frozen=True):
     stored: Mapping[str, Document]
     folded: Folded
 
+    def new(self) -> set[str]:
+        """The ids of documents that were not there."""
+        return {key for document in self.folded.changed if (key := document["_id"]) not in self.stored}
+
 
 class Batch(Struct):
     """What was folded and is to be stored."""
@@ -156,8 +160,15 @@ class Writer:
         time. Raises `Overtaken`, and the errors of the storage.
         """
         self._set_aside(batch, batch.troubles)
+        try:
+            changed = {part.projection.name: part.folded.changed for part in batch.parts if part.folded.changed}
+            self.namespace.put_all(changed, new={part.projection.name: part.new() for part in batch.parts})
+        except BadDocument:
+            for part in batch.parts:
+                self._put(batch, part)
         for part in batch.parts:
-            self._put(batch, part)
+            if part.folded.deleted:
+                self.namespace.delete_many(part.projection.name, part.folded.deleted)
         if batch.commit is not None:
             self._commit(batch.commit)
 
@@ -256,16 +267,11 @@ class Writer:
         write_checkpoint(self.namespace, saved)
 
     def _put(self, batch: Batch, part: Part) -> None:
-        name, folded = part.projection.name, part.folded
-        if folded.changed:
-            try:
-                new = {key for document in folded.changed if (key := document["_id"]) not in part.stored}
-                self.namespace.put_many(name, folded.changed, new=new)
-            except BadDocument:
-                for document in folded.changed:
-                    self._put_alone(batch, part, document["_id"])
-        if folded.deleted:
-            self.namespace.delete_many(name, folded.deleted)
+        try:
+            self.namespace.put_many(part.projection.name, part.folded.changed, new=part.new())
+        except BadDocument:
+            for document in part.folded.changed:
+                self._put_alone(batch, part, document["_id"])
 
     def _put_alone(self, batch: Batch, part: Part, key: str) -> None:
         """One that no storage takes (too large) must not keep the others back: it stays as it was when it was taken

@@ -64,9 +64,12 @@ def encode(document: Mapping[str, Any]) -> Encoded:
     return Encoded(tame_text(key), at, raw)
 
 
-def encode_raw(raw: bytes) -> Encoded:
-    """Return the same of a document that is JSON already. Raises `BadDocument` and msgspec's errors."""
-    if len(raw) > MAX_BYTES or b"$" in raw or b"_expires" in raw or _is_suspect(raw):
+def encode_raw(raw: bytes, *, clean: bool = False) -> Encoded:
+    """Return the same of a document that is JSON already. Raises `BadDocument` and msgspec's errors.
+
+    `clean`: it was part of something that is not suspect.
+    """
+    if len(raw) > MAX_BYTES or b"$" in raw or b"_expires" in raw or (not clean and is_suspect(raw)):
         return encode(_decoder.decode(raw))
     head = _read_head(raw)
     return Encoded(tame_text(head.id), head.at, raw)
@@ -129,8 +132,8 @@ def tame(value: Any, depth: int = DEPTH) -> Any:
 
 def tame_text(text: str) -> str:
     """Return the text with U+0000 as U+2400 and lone surrogates as U+FFFD."""
-    if text.isascii():
-        return text.replace("\0", "\u2400")
+    if text.isascii() and "\0" not in text:
+        return text
     return text.replace("\0", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -139,12 +142,12 @@ def _as_json(document: Mapping[str, Any]) -> bytes:
         raw = _encoder.encode(document)
     except UnicodeEncodeError:
         raw = _encoder.encode(tame(document))
-    return _encoder.encode(tame(_decoder.decode(raw))) if _is_suspect(raw) else raw
+    return _encoder.encode(tame(_decoder.decode(raw))) if is_suspect(raw) else raw
 
 
-def _is_suspect(raw: bytes) -> bool:
-    """Say whether something may need taming: U+0000, a number beyond 64 bits, deep nesting. No regular expression:
-    this runs for each document that is written.
+def is_suspect(raw: bytes) -> bool:
+    """Say whether something in this JSON may need taming: U+0000, a number beyond 64 bits, deep nesting. No regular
+    expression: this runs for each document that is written.
     """
     return (
         (b"\\" in raw and b"\\u0000" in raw)

@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -42,6 +43,8 @@ DAY = 86_400.0
 
 #: Documents that `iterate` reads at a time.
 _BATCH = 500
+
+NOTHING_NEW: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +146,18 @@ class Namespace(ABC):
         it is not.
         """
 
+    def put_all(
+        self, documents: Mapping[str, Sequence[Mapping[str, Any]]], *, new: Mapping[str, Collection[str]] = NOTHING_NEW
+    ) -> None:
+        """`put_many` for several collections, one after the other in this order. On `BadDocument` those before the
+        one that it is about may be written.
+        """
+        for collection, several in documents.items():
+            self.put_many(collection, several, new=new.get(collection, frozenset()))
+
     def apart(self) -> AbstractContextManager[None]:
-        """Within this, a process of its own may do what `put_many` of this handle is asked to, for one thread that
-        writes much. Nothing else changes; the calls block as ever.
+        """Within this, a process of its own may do what `put_many` and `put_all` of this handle are asked to, for one
+        thread that writes much. Nothing else changes; the calls block as ever.
         """
         return nullcontext()
 

@@ -1,7 +1,7 @@
 """Documents of one SQLite file written by a process of its own: who folds meanwhile has an interpreter to itself.
 
-    parent → what one `put_many` is to write, as JSON
-    child  → how many were stale, or `CANNOT`
+    parent → what one `put_many` or `put_all` is to write, as JSON
+    child  → how many were stale, or `CANNOT`: then nothing was written
 
 The parent waits for each answer, so what it reads next is in the file. What the child cannot do, for whatever reason,
 the parent does itself, and so raises what is to be raised; and everything, once the child is gone. A write that is done
@@ -9,11 +9,12 @@ twice changes nothing. A child whose parent is gone ends what it writes, and its
 """
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -42,6 +43,14 @@ class Put(Struct, frozen=True):
 
     table: str
     ttl: Ttl | None
+    documents: Sequence[Mapping[str, Any]]
+
+
+class _Arrived(Struct, frozen=True):
+    """The same at the child."""
+
+    table: str
+    ttl: Ttl | None
     documents: list[Raw]
 
 
@@ -62,13 +71,13 @@ class Apart:
             except OSError as error:
                 self._lose(error)
 
-    def put(self, table: str, ttl: Ttl | None, documents: Iterable[Mapping[str, Any]]) -> int | None:
-        """Return how many were stale; None when they were perhaps not written."""
+    def put(self, puts: Sequence[Put]) -> int | None:
+        """One transaction. Return how many were stale; None when they were perhaps not written."""
         with self._lock:
             if self._child is None:
                 return None
             try:
-                body = msgspec.json.encode({"table": table, "ttl": ttl, "documents": documents})
+                body = msgspec.json.encode(puts)
             except (TypeError, ValueError, RecursionError):
                 return None
             try:
@@ -105,7 +114,7 @@ class Apart:
 
 def serve(parent: Connection, path: Path) -> None:
     """The child's side: writes what comes until the parent is gone."""
-    with rare_collections(), closing(SqliteDatabase(path)) as database, suppress(EOFError, OSError):
+    with rare_collections(), closing(SqliteDatabase(path, _prepare)) as database, suppress(EOFError, OSError):
         tables: dict[str, Table] = {}
         while True:
             body = parent.recv_bytes()
@@ -116,15 +125,22 @@ def serve(parent: Connection, path: Path) -> None:
             parent.send_bytes(str(stale).encode())
 
 
+def _prepare(connection: sqlite3.Connection) -> None:
+    # a page that several batches change goes from the journal into the file once; as long as it may be (64 MB)
+    connection.execute("PRAGMA wal_autocheckpoint=8192")
+
+
 def _write(database: SqliteDatabase, tables: dict[str, Table], body: bytes) -> int:
-    put = _decoder.decode(body)
-    table = tables.setdefault(put.table, Table(put.table, database, time.time))
-    documents, lost = codec.choose(codec.encode_raw(bytes(raw)) for raw in put.documents)
-    stale = table.put_into_what_is_there(documents, put.ttl)
-    return CANNOT if stale is None else lost + stale
+    stale, clean = 0, not codec.is_suspect(body)
+    with database.writing() as connection:
+        for put in _decoder.decode(body):
+            table = tables.setdefault(put.table, Table(put.table, database, time.time))
+            documents, lost = codec.choose(codec.encode_raw(bytes(raw), clean=clean) for raw in put.documents)
+            stale += lost + table.put_into_what_is_there(connection, documents, put.ttl)
+    return stale
 
 
-_decoder = msgspec.json.Decoder(Put)
+_decoder = msgspec.json.Decoder(list[_Arrived])
 
 if __name__ == "__main__":
     # Ctrl-C is for the parent to heed

@@ -8,6 +8,7 @@ tables, and fields that were declared later, have columns which SQLite computes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -77,14 +78,19 @@ class ColumnsReader:
             gc=False,
         )
         self._decode: Callable[[bytes], Struct] = msgspec.json.Decoder(shape).decode
-        #: Where the values of the paths are, if they are not simply what was read.
-        self._places = None if paths == [[name] for name in names] else [(names.index(n), rest) for n, *rest in paths]
+        #: Where the values of the paths are, if they are not simply what was read; below them only some look further.
+        self._places: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
+        if any(rest for _, *rest in paths):
+            places = [(names.index(name), rest) for name, *rest in paths]
+            self._places = lambda found: tuple(_reach(found[at], rest) for at, rest in places)
+        elif len(names) < len(paths):
+            self._places = itemgetter(*(names.index(name) for (name,) in paths))
 
     def read(self, raw: bytes) -> Read:
         """Return what the document holds; raises msgspec's errors."""
         found = astuple(self._decode(raw))
         if self._places is not None:
-            found = tuple(_reach(found[at], rest) for at, rest in self._places)
+            found = self._places(found)
         return Read(
             found[0],
             [

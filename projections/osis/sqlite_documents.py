@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from projections.osis import codec
-from projections.osis.documents import Document, Documents, Namespace, Order, Page, S, Ttl
+from projections.osis.documents import NOTHING_NEW, Document, Documents, Namespace, Order, Page, S, Ttl
 from projections.osis.filters import EVERYTHING, Filter
 from projections.osis.names import RESERVED, check_collection, check_namespace
 from projections.osis.query import check_limit, check_path, parse_indexes, parse_sort, read_cursor, write_cursor
-from projections.osis.sqlite_apart import Apart
+from projections.osis.sqlite_apart import Apart, Put
 from projections.osis.sqlite_blobs import SqliteBlobs, prepare_blobs
 from projections.osis.sqlite_database import Connection, SqliteDatabase
 from projections.osis.sqlite_table import Table
@@ -126,12 +126,24 @@ class SqliteNamespace(Namespace):
     ) -> int:
         if self._apart is not None:
             documents, table = list(documents), self._table(collection)
-            stale = self._apart.put(table.name, table.ttl, documents)
+            stale = self._apart.put([Put(table.name, table.ttl, documents)])
             if stale is not None:
                 table.sweep_now_and_then()
                 return stale
         encoded, lost = codec.encode_many(documents)
         return lost + self._table(collection).put(encoded)
+
+    def put_all(
+        self, documents: Mapping[str, Sequence[Mapping[str, Any]]], *, new: Mapping[str, Collection[str]] = NOTHING_NEW
+    ) -> None:
+        if self._apart is not None:
+            tables = {self._table(collection): several for collection, several in documents.items()}
+            puts = [Put(table.name, table.ttl, several) for table, several in tables.items()]
+            if self._apart.put(puts) is not None:
+                for table in tables:
+                    table.sweep_now_and_then()
+                return
+        super().put_all(documents)
 
     def delete_many(self, collection: str, ids: Iterable[str], *, at: int | None = None) -> int:
         return self._table(collection).write(_DELETE, [_id_list(ids), at])

@@ -122,14 +122,13 @@ class Table:
         self.sweep_now_and_then()
         return len(documents) - written
 
-    def put_into_what_is_there(self, documents: list[codec.Encoded], ttl: Ttl | None) -> int | None:
-        """The same for who has declared nothing; None, and nothing written, if there is no such table."""
+    def put_into_what_is_there(self, connection: Connection, documents: list[codec.Encoded], ttl: Ttl | None) -> int:
+        """The same for who has declared nothing. Raises `LookupError` if there is no such table."""
         self.ttl = ttl
-        with self._database.writing() as connection:
-            layout = self.layout(connection)
-            if not layout.there:
-                return None
-            return len(documents) - self._insert(connection, documents, layout.columns)
+        layout = self.layout(connection)
+        if not layout.there:
+            raise LookupError(self.name)
+        return len(documents) - self._insert(connection, documents, layout.columns)
 
     def _insert(self, connection: Connection, documents: Sequence[codec.Encoded], fields: Sequence[str]) -> int:
         """Return how many were written."""

@@ -94,6 +94,17 @@ def test_what_it_writes_is_what_this_process_writes(documents: SqliteDocuments) 
     assert not children()
 
 
+def test_of_several_collections_in_one_call_a_bad_document_keeps_back_its_own_alone(documents: SqliteDocuments) -> None:
+    namespace = declared(documents)
+    with namespace.apart():
+        with pytest.raises(BadDocument):
+            namespace.put_all({"docs": [{"_id": "a", "_at": 1}], "others": [{"_id": "b"}, {"_id": "x", "$set": 1}]})
+        namespace.put_all({"docs": [{"_id": "c", "_at": 1}], "others": [{"_id": "d"}]})
+
+    assert namespace.get_many("docs", ["a", "c"]).keys() == {"a", "c"}
+    assert namespace.get_many("others", ["b", "d"]).keys() == {"d"}
+
+
 def test_a_collection_that_nobody_declared_is_made_by_the_first_write(documents: SqliteDocuments) -> None:
     namespace = documents.namespace(f"live-{uuid.uuid4().hex[:12]}")
     with namespace.apart():

@@ -29,6 +29,14 @@ def test_what_is_taken_for_new_and_is_not_follows_the_same_rule(views: Namespace
     assert [views.get("jobs", key) for key in "abc"] == [{"_id": "a", "_at": 7, "v": "new"}, *late[1:]]
 
 
+def test_several_collections_in_one_call_follow_the_same_rule(views: Namespace) -> None:
+    views.put_many("jobs", [{"_id": "a", "_at": 7, "v": "new"}])
+    nodes = [{"_id": "n", "_at": 1}, {"_id": "m", "_at": 2}]
+    views.put_all({"jobs": [{"_id": "a", "_at": 5, "v": "late"}], "nodes": nodes, "none": []}, new={"nodes": {"n"}})
+    assert views.get("jobs", "a") == {"_id": "a", "_at": 7, "v": "new"}
+    assert views.get_many("nodes", ["n", "m"]) == {"n": nodes[0], "m": nodes[1]}
+
+
 def test_a_write_of_the_same_age_is_done_again(views: Namespace) -> None:
     views.put_many("jobs", [{"_id": "a", "_at": 7, "v": 1}])
     assert views.put_many("jobs", [{"_id": "a", "_at": 7, "v": 2}]) == 0
