@@ -33,7 +33,8 @@ _FRAME_MAX = 2**20
 #: Codes that readers know from channels.
 _AMQP_CODES: Mapping[int, int] = {Code.NO_STREAM: NOT_FOUND, Code.REFUSED: ACCESS_REFUSED}
 
-OnChunk = Callable[["Link", Chunk], None]
+#: Is given the chunks that came at once, at least one.
+OnChunks = Callable[["Link", list[Chunk]], None]
 
 
 class Login(Struct, frozen=True):
@@ -58,9 +59,9 @@ class Address(Struct, frozen=True):
 class Link(asyncio.Protocol):
     """Methods that wait raise `ChannelGone` when the link ended before the answer came, as a channel's do."""
 
-    def __init__(self, on_chunk: OnChunk) -> None:
+    def __init__(self, on_chunks: OnChunks) -> None:
         loop = asyncio.get_running_loop()
-        self._on_chunk = on_chunk
+        self._on_chunks = on_chunks
         self._splitter = frames.Splitter()
         self._answers: asyncio.Queue[Frame] = asyncio.Queue()
         self._gone: asyncio.Future[ChannelGone] = loop.create_future()
@@ -71,14 +72,14 @@ class Link(asyncio.Protocol):
         self._life = loop.create_task(self._live())
 
     @classmethod
-    async def open(cls, address: Address, login: Login, on_chunk: OnChunk) -> "Link":
+    async def open(cls, address: Address, login: Login, on_chunks: OnChunks) -> "Link":
         """A link that has been greeted. Raises `ChannelGone` with the reason when there is none."""
         loop = asyncio.get_running_loop()
         link: Link | None = None
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
                 context = ssl.create_default_context() if address.tls else None
-                _, link = await loop.create_connection(lambda: cls(on_chunk), address.host, address.port, ssl=context)
+                _, link = await loop.create_connection(lambda: cls(on_chunks), address.host, address.port, ssl=context)
                 await link.greet(login)
                 return link
         except TimeoutError:
@@ -103,11 +104,14 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = asyncio.get_running_loop().time()
+        chunks: list[Chunk] = []
         try:
             for frame in self._splitter.feed(data):
-                self._take(frame)
+                self._take(frame, chunks)
         except (BadFrame, BadChunk) as error:
             self.lose(ChannelGone(0, str(error)))
+        if chunks:
+            self._on_chunks(self, chunks)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lose(ChannelGone(0, str(error) if error else "the broker closed the connection"))
@@ -203,14 +207,14 @@ class Link(asyncio.Protocol):
         finally:
             waiting.cancel()
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, frame: Frame, chunks: list[Chunk]) -> None:
         if frame.key == Key.DELIVER:
             # the second version says in 8 bytes more which chunk is committed
             chunk = read_chunk(frame.payload, 1 if frame.version == 1 else 9)
             if chunk is None:
                 self.credit(1)
             else:
-                self._on_chunk(self, chunk)
+                chunks.append(chunk)
         elif frame.key == Key.CLOSE and not frame.answers:
             fields = Fields(frame.payload)
             number, _ = fields.number(4), fields.number(2)

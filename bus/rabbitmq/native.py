@@ -12,7 +12,7 @@ import structlog
 from bus.errors import BadUrl
 from bus.rabbitmq.channel import ChannelGone
 from bus.rabbitmq.connection import Connection
-from bus.rabbitmq.link import Address, Link, OnChunk
+from bus.rabbitmq.link import Address, Link, OnChunks
 
 SCHEMES = ("rabbitmq-stream", "rabbitmq-stream+tls")
 #: The ports that RabbitMQ listens on unless told otherwise.
@@ -49,14 +49,14 @@ class Native:
         self._again_at = 0.0
         self._trouble = ""
 
-    async def link(self, on_chunk: OnChunk) -> Link | None:
+    async def link(self, on_chunks: OnChunks) -> Link | None:
         """A new link, or None when there is none to be had now. Waits until there is a connection."""
         login = await self._connection.login()
         now = asyncio.get_running_loop().time
         if now() < self._again_at:
             return None
         try:
-            link = await Link.open(self._address, login, on_chunk)
+            link = await Link.open(self._address, login, on_chunks)
         except ChannelGone as gone:
             self._again_at = now() + AGAIN_AFTER
             self._tell(gone.text)

@@ -10,6 +10,7 @@ import asyncio
 import random
 import threading
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -184,7 +185,7 @@ class StreamReader:
             self._source = None
 
     async def _link(self) -> Link | None:
-        return None if self._native is None else await self._native.link(self._arrive_chunk)
+        return None if self._native is None else await self._native.link(self._arrive_chunks)
 
     async def _read_link(self, link: Link) -> ChannelGone:
         try:
@@ -249,25 +250,29 @@ class StreamReader:
             arrival.source.ack(arrival.tag)
             return
         self._next = arrival.record.next_offset
-        self._hand_on(arrival)
+        self._hand_on((arrival,))
 
-    def _arrive_chunk(self, link: Link, chunk: Chunk) -> None:
+    def _arrive_chunks(self, link: Link, chunks: list[Chunk]) -> None:
+        """What came at once is handed on at once: to wake whoever reads costs more than a chunk."""
         assert self._next is not None
         if link is not self._source:
             return
-        if chunk.next_offset <= self._next:
-            link.credit(1)
-            return
-        piece = _Piece(chunk, self._next, link)
-        self._next = chunk.next_offset
-        self._bytes += len(chunk.data)
+        pieces: list[_Arrival | _Piece] = []
+        for chunk in chunks:
+            if chunk.next_offset <= self._next:
+                link.credit(1)
+                continue
+            pieces.append(_Piece(chunk, self._next, link))
+            self._next = chunk.next_offset
+            self._bytes += len(chunk.data)
         if self._bytes > MOST_BYTES:
             link.pause()
-        self._hand_on(piece)
+        if pieces:
+            self._hand_on(pieces)
 
-    def _hand_on(self, item: "_Arrival | _Piece") -> None:
+    def _hand_on(self, items: "Iterable[_Arrival | _Piece]") -> None:
         with self._arrived:
-            self._buffer.append(item)
+            self._buffer.extend(items)
             self._arrived.notify()
 
     def _were_taken(self, link: Link, chunks: int, size: int) -> None:
