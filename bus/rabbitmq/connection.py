@@ -147,13 +147,6 @@ class Connection:
             if not self._loop.is_closed():
                 raise
 
-    def write(self, channel: Channel, frames: Iterable[bytes]) -> None:
-        """Sends at once, in one piece, what the channel's pen wrote. Raises `ChannelGone`."""
-        wire = channel.raw.connection
-        assert isinstance(wire, Wire)
-        if not (channel.raw.is_open and wire.write(channel.raw.channel_number, b"".join(frames))):
-            raise ChannelGone(0, "the channel is closed")
-
     def wait(self, work: Coroutine[Any, Any, T], timeout: float = PATIENCE) -> T:
         """What `work` returns or raises, run in the I/O thread. Raises `Unreachable` after `timeout`, `Closed`."""
         assert not self.inside, "a callback of the bus must not wait for the bus"
@@ -226,6 +219,12 @@ class Connection:
         await channel.opened()
         self._raw.lead(channel)
         return channel
+
+    def write(self, channel: Channel, frames: Iterable[bytes]) -> None:
+        """Sends at once, in one piece, what the channel's pen wrote. Raises `ChannelGone`."""
+        if self._raw is None or not channel.raw.is_open:
+            raise ChannelGone(0, "the channel is closed")
+        self._raw.write(b"".join(frames))
 
     def _to(self, happening: Happening) -> None:
         self._state = NEXT[self._state, happening]

@@ -1,8 +1,7 @@
 """Publishing with confirms that are not waited for one by one: a window of messages is on its way at a time.
 
 Callers' threads put messages into a queue; the I/O thread sends them in that order over one channel and settles their
-futures when the broker confirms. A message that comes alone its caller's thread sends itself: to wake another for it
-takes longer than to send it. What is on its way when the channel ends may have been appended or not: it fails with
+futures when the broker confirms. What is on its way when the channel ends may have been appended or not: it fails with
 `NotConfirmed`, and so does what waits behind it, so that a sender who sends again what failed keeps its order. Only
 the message that made the broker close the channel, when its words tell which, fails with `Refused`.
 """
@@ -33,9 +32,6 @@ CONFIRM_WITHIN = 30.0
 #: Seconds in which a new channel's first message must be confirmed, or the channel is opened anew: after a restart
 #: RabbitMQ 3.10 may take messages for a stream whose writer is not there yet, and never mention them again.
 PROVEN_WITHIN = 5.0
-#: Messages that may be unconfirmed for a caller's thread to send one more itself; where there are more of them, the I/O
-#: thread sends them in bursts.
-ALONE = 4
 #: Messages that are sent before the I/O thread looks after everything else again.
 BURST = 200
 #: And the bytes of their bodies, beyond which no other is added.
@@ -91,21 +87,19 @@ class Publisher(Generic[T]):
         self._waiting: deque[_Sending] = deque()
         self._open_count = 0
         self._open_bytes = 0
-        self._closed = False
-        #: The I/O thread is to look at what waits, or sends it: then nobody else does.
         self._awake = False
+        self._closed = False
+        # of the I/O thread alone
         self._channel: Channel | None = None
         self._pen: Pen | None = None
-        self._holds = 0
-        # of whoever sends
-        self._next_tag = 1
+        self._opened_once = False
         #: When the channel's first message was sent, until one is confirmed.
         self._unproven_since: float | None = None
         self._sent: OrderedDict[int, _Sending] = OrderedDict()
-        # of the I/O thread alone
-        self._opened_once = False
         self._returned: set[int] = set()
         self._last_returned = 0
+        self._next_tag = 1
+        self._holds = 0
         self._trouble = ""
         self._lane = Lane(connection, self._opened, self._lost)
         self._lane.start()
@@ -124,18 +118,11 @@ class Publisher(Generic[T]):
                 return sending.future
             self._open_count += 1
             self._open_bytes += len(body)
-            wake = not self._awake
-            if wake and self._open_count <= ALONE and self._may_send():
-                self._send([sending])
-                return sending.future
             self._waiting.append(sending)
-            self._awake = True
+            wake, self._awake = not self._awake, True
         if wake:
             self._connection.soon(self._drain)
         return sending.future
-
-    def _may_send(self) -> bool:
-        return self._channel is not None and not self._holds and not self._waiting
 
     def _unfit(self, sending: _Sending) -> BusError | None:
         for text in (sending.key, sending.properties.message_id, sending.properties.type):
@@ -167,16 +154,14 @@ class Publisher(Generic[T]):
             self._room.notify_all()
         self._settle([*self._take_sent(), *self._take_waiting()], Closed("the bus was closed"))
 
-    def hold(self) -> None:
-        """Sends nothing more until as many calls of `release`."""
-        with self._lock:
-            self._holds += 1
-
     # the I/O thread
 
+    def hold(self) -> None:
+        """Sends nothing more until as many calls of `release`."""
+        self._holds += 1
+
     def release(self) -> None:
-        with self._lock:
-            self._holds -= 1
+        self._holds -= 1
         self._drain()
 
     async def _opened(self, channel: Channel) -> None:
@@ -184,19 +169,16 @@ class Publisher(Generic[T]):
         await channel.confirm(self._confirmed)
         channel.on_return(self._came_back)
         self._trouble = ""
-        self._opened_once, self._last_returned = True, 0
-        with self._lock:
-            self._next_tag, self._unproven_since = 1, None
-            self._channel, self._pen = channel, channel.pen(self._exchange)
+        self._next_tag, self._last_returned = 1, 0
+        self._opened_once, self._channel, self._unproven_since = True, channel, None
+        self._pen = channel.pen(self._exchange)
         self._drain()
 
     def _lost(self, gone: ChannelGone) -> bool:
         self._trouble = NO_TOPOLOGY if gone.missing else gone.text
         if not self._opened_once:
             return True
-        self._opened_once = False
-        with self._lock:
-            self._channel = None
+        self._opened_once, self._channel = False, None
         sent, waiting = self._take_sent(), self._take_waiting()
         if _names_exchange(gone):
             self._settle([*sent, *waiting], Refused(gone.text))
@@ -233,7 +215,6 @@ class Publisher(Generic[T]):
             while self._waiting and len(burst) < BURST and size < BURST_BYTES:
                 burst.append(self._waiting.popleft())
                 size += len(burst[-1].body)
-            self._awake = self._awake or bool(burst)
             return burst
 
     def _goes_on(self) -> bool:
@@ -243,7 +224,6 @@ class Publisher(Generic[T]):
             return self._awake
 
     def _send(self, burst: list[_Sending]) -> None:
-        """By the I/O thread while it is awake; while it is not, by whoever holds the lock."""
         if not burst or self._channel is None or self._pen is None:
             return
         if self._next_tag == 1:

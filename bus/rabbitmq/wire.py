@@ -4,15 +4,10 @@ What is sent is written to the socket at once: pika asks the loop first when it 
 system calls and a round of the loop. What comes is cut into frames in one pass. Confirms, and deliveries of which only
 tag, key and body matter, go straight to the channel that waits for them; everything else goes to pika, frame by frame,
 and heartbeats, closing and answers are its own.
-
-Frames may be written by any thread. Where pika says goodbye to a channel, or to the broker, nobody writes behind that:
-the broker would end the connection.
 """
 
 import asyncio
 import socket
-import threading
-from contextlib import suppress
 from struct import Struct
 from typing import Any
 
@@ -36,16 +31,9 @@ _ACK = Struct(">QB")
 _ACK_METHOD = spec.Basic.Ack.INDEX.to_bytes(4, "big")
 _ACK_SIZE = _AROUND + len(_ACK_METHOD) + _ACK.size
 
-#: Methods behind which nothing more may be said on a channel, or at all; and the one by which a channel begins.
-_PARTING = frozenset(method.INDEX for method in (spec.Channel.Close, spec.Channel.CloseOk))
-_ENDING = frozenset(method.INDEX for method in (spec.Connection.Close, spec.Connection.CloseOk))
-_OPENING = spec.Channel.Open.INDEX
-#: How a frame with a method begins: kind, channel, size, method.
-_SAID = Struct(">BHII")
-
 
 class Wire(AsyncioConnection):
-    """All of it runs in the I/O thread, but `write`."""
+    """All of it runs in the I/O thread."""
 
     #: Counted and kept by pika; its type stubs leave them out.
     bytes_received: int
@@ -54,18 +42,9 @@ class Wire(AsyncioConnection):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         self._led: dict[int, Channel] = {}
-        self._begin_writing()
-        super().__init__(*arguments, **more)
-
-    def _begin_writing(self) -> None:
         #: Where we may write ourselves.
         self._socket: socket.socket | None = None
-        self._writing = threading.Lock()
-        #: What the socket did not take from another thread, until the I/O thread hands it to pika.
-        self._unsent: list[bytes] = []
-        #: Channels that were said goodbye to; and whether the broker was.
-        self._parted: set[int] = set()
-        self._ended = False
+        super().__init__(*arguments, **more)
 
     def lead(self, channel: Channel) -> None:
         """From now on the channel's confirms and plain deliveries do not go through pika."""
@@ -73,23 +52,9 @@ class Wire(AsyncioConnection):
         self._led[number] = channel
         channel.raw.add_on_close_callback(lambda *_: self._led.pop(number, None))
 
-    def write(self, number: int, frames: bytes) -> bool:
-        """Whole frames of a channel, from any thread. False, and nothing is written, if there is no such channel."""
-        with self._writing:
-            if self._ended or number in self._parted:
-                return False
-            sent = 0 if self._unsent else self._send_now(frames)
-            if sent < len(frames):
-                self._unsent.append(frames[sent:])
-                if len(self._unsent) == 1:
-                    # the loop is closed where the connection has been: then nobody is there to get it
-                    with suppress(RuntimeError):
-                        self._nbio.add_callback_threadsafe(self._hand_over)  # type: ignore[attr-defined]
-            return True
-
-    def _hand_over(self) -> None:
-        with self._writing:
-            self._give_to_pika(b"")
+    def write(self, frames: bytes) -> None:
+        """Whole frames, of a channel that is open."""
+        self._output_marshaled_frames([frames])  # type: ignore[attr-defined]
 
     # what pika calls
 
@@ -101,36 +66,14 @@ class Wire(AsyncioConnection):
         super()._proto_connection_made(transport)  # type: ignore[misc]
 
     def _proto_connection_lost(self, error: BaseException | None) -> None:
-        with self._writing:
-            self._socket, self._ended = None, True
+        self._socket = None
         super()._proto_connection_lost(error)  # type: ignore[misc]
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        """Overrides pika's, by which every frame of its own leaves."""
-        with self._writing:
-            self._note(data)
-            sent = 0 if self._unsent else self._send_now(data)
-            if sent < len(data):
-                self._give_to_pika(data[sent:])
-
-    def _note(self, frame: bytes) -> None:
-        """Whether it is a goodbye."""
-        if len(frame) < _SAID.size or frame[0] != spec.FRAME_METHOD:
-            return
-        _, number, _, method = _SAID.unpack_from(frame)
-        if method in _PARTING:
-            self._parted.add(number)
-        elif method == _OPENING:
-            self._parted.discard(number)
-        elif method in _ENDING:
-            self._ended = True
-
-    def _give_to_pika(self, data: bytes) -> None:
-        """What waits, and then this: pika sends it as soon as the socket takes it."""
-        waiting = b"".join((*self._unsent, data))
-        self._unsent.clear()
-        if waiting:
-            super()._adapter_emit_data(waiting)  # type: ignore[misc]
+        """Overrides pika's, by which every frame leaves."""
+        sent = self._send_now(data)
+        if sent < len(data):
+            super()._adapter_emit_data(data[sent:] if sent else data)  # type: ignore[misc]
 
     def _send_now(self, data: bytes) -> int:
         """How many bytes the socket took: none while others wait before them, nor with TLS, which has its own rules.

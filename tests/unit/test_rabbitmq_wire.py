@@ -1,7 +1,6 @@
 """What comes over the wire reaches whom it is for, whole and in order, however it is cut."""
 
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,20 +27,6 @@ class Channel:
         return self.asked
 
 
-class Loop:
-    """pika's, which calls back what it is given when told to go on."""
-
-    def __init__(self) -> None:
-        self._calls: list[Callable[[], None]] = []
-
-    def add_callback_threadsafe(self, call: Callable[[], None]) -> None:
-        self._calls.append(call)
-
-    def go_on(self) -> None:
-        while self._calls:
-            self._calls.pop(0)()
-
-
 class Listening(Wire):
     """Without a connection: notes what would go to pika."""
 
@@ -49,8 +34,6 @@ class Listening(Wire):
         self.heard: list[object] = []
         self.bytes_received = 0
         self._frame_buffer = b""
-        self._nbio = Loop()
-        self._begin_writing()
         # the first asked for confirms, the second did not, the third is not ours
         self._led = {1: Channel(self.heard, asked=True), 2: Channel(self.heard, asked=False)}  # type: ignore[dict-item]
 
@@ -207,52 +190,6 @@ def test_what_the_socket_does_not_take_waits_and_nothing_overtakes_it() -> None:
         waiting = len(transport.waiting)
         wire._adapter_emit_data(b"last")
         assert transport.waiting == large[-waiting:] + b"last"
-
-
-def test_what_another_thread_writes_keeps_its_place_when_the_socket_is_full() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        wire, transport = Listening(), Transport()
-        wire._transport, wire._socket = transport, ours
-        large = bytes(range(256)) * 40_000
-        assert wire.write(1, large)
-        assert wire.write(2, b"second")
-        assert transport.waiting == b"", "pika is the I/O thread's"
-        wire._adapter_emit_data(b"third")
-        waiting = len(transport.waiting)
-        assert large.endswith(transport.waiting.removesuffix(b"secondthird"))
-        assert wire.write(1, b"fourth")
-        wire._nbio.go_on()
-        assert transport.waiting[waiting:] == b"fourth"
-
-
-GOODBYES = {
-    "by us": spec.Channel.Close(reply_code=0, reply_text="done", class_id=0, method_id=0),
-    "by the broker": spec.Channel.CloseOk(),
-}
-
-
-@pytest.mark.parametrize("goodbye", GOODBYES.values(), ids=GOODBYES)
-def test_nobody_writes_behind_a_goodbye_to_a_channel(goodbye: Any) -> None:
-    wire, transport = Listening(), Transport()
-    wire._transport = transport
-    wire._adapter_emit_data(method(1, goodbye))
-    assert (wire.write(1, b"x"), wire.write(2, b"y")) == (False, True)
-    wire._adapter_emit_data(method(1, spec.Channel.Open()))
-    assert wire.write(1, b"z")
-    wire._nbio.go_on()
-    assert transport.waiting == method(1, goodbye) + b"y" + method(1, spec.Channel.Open()) + b"z"
-
-
-@pytest.mark.parametrize(
-    "goodbye", [spec.Connection.Close(0, "done", 0, 0), spec.Connection.CloseOk()], ids=["by us", "by the broker"]
-)
-def test_nobody_writes_behind_a_goodbye_to_the_broker(goodbye: Any) -> None:
-    wire = Listening()
-    wire._transport = Transport()
-    wire._adapter_emit_data(method(0, goodbye))
-    assert not wire.write(1, b"x")
 
 
 def test_an_error_of_the_socket_is_pikas_to_meet() -> None:
