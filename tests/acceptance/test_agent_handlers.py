@@ -1,7 +1,6 @@
 """Agents, handlers and the embedded bus, all real: commands in, ends out, while everything is killed now and then."""
 
 import random
-import signal
 import subprocess
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from events.routing import routing_key
 from events.script import PublishScript
 from tests import handlers_process
 from tests.agents import AgentProcess, Player
+from tests.freezing import freeze
 from tests.jobscripts import MARK, MARK_AND_WAIT
 from tests.waiting import wait_until
 
@@ -140,7 +140,7 @@ def test_500_jobs_end_in_exactly_one_state_and_none_runs_twice_whatever_is_kille
 
 def test_a_cancelled_job_ends_cancelled_although_the_agent_was_down(fleet: Fleet, marks: Path) -> None:
     fleet.publish("hold", MARK_AND_WAIT)
-    fleet.agents[-1].process.send_signal(signal.SIGSTOP)
+    freeze(fleet.agents[-1].process, fleet.folder / "bus")
     job = fleet.submit("hold", path=str(marks), text="ran", until="/nowhere")
     fleet.wait_for("job.queued")
     fleet.command("command.job.cancel", job, CancelJob(job=job))

@@ -12,6 +12,7 @@ import pytest
 from bus.admission import Duplicate
 from tests import leases
 from tests.agents import SOON, AgentProcess, Player
+from tests.freezing import freeze
 from tests.integration.pools import is_running
 from tests.jobscripts import EMPTY, MARK, MARK_AND_WAIT
 from tests.waiting import wait_until
@@ -199,7 +200,7 @@ def test_an_agent_that_was_frozen_takes_its_inbox_up_again(
     agent = start_process(lease=leases.REAL)
     player.connected()
     job, gate = hold(player, marks)
-    agent.process.send_signal(signal.SIGSTOP)
+    freeze(agent.process, player.folder)
     time.sleep(leases.REAL + 1)  # its lease on the inbox runs out
     agent.process.send_signal(signal.SIGCONT)
     assert job in player.connected(2).data.open_jobs
@@ -213,7 +214,7 @@ def test_an_agent_that_was_frozen_while_a_clone_took_its_place_ends(
 ) -> None:
     agent = start_process(lease=leases.REAL)
     player.connected()
-    agent.process.send_signal(signal.SIGSTOP)
+    freeze(agent.process, player.folder)
     clone = AgentProcess(player, tmp_path / "clone")
     try:
         player.connected(2)

@@ -26,6 +26,7 @@ from events.routing import routing_key
 from events.script import PublishScript, ScriptRetired
 from tests import handlers_process, leases
 from tests.contract.bus_contract import EmbeddedEngine, RabbitEngine, new_node
+from tests.freezing import freeze
 from tests.servers.management import Management
 from tests.waiting import wait_until
 
@@ -171,7 +172,7 @@ def test_a_frozen_process_that_wakes_changes_nothing(field: Field) -> None:
     field.start("b")
     field.wait_for("b", "standing by")
     commands = [field.submit() for _ in range(300)]
-    first.send_signal(signal.SIGSTOP)
+    freeze(first, field.folder / "bus")
     field.wait_for("b", "seat taken")
     commands += [field.submit() for _ in range(50)]
     field.wait_for_outcomes(commands)
