@@ -47,6 +47,8 @@ SCRIPTS = {
     "empty_apart": "descr = 'does nothing, in a process of its own'\n\n\ndef action():\n    pass\n",
 }
 PATIENCE = 120.0
+#: Characters of a process's log that are shown when a measurement fails.
+LAST_WORDS = 2_000
 
 UNITS = {"round trip p50": "ms", "round trip p99": "ms", "empty jobs completed": "jobs/s"}
 GOALS = (
@@ -253,6 +255,12 @@ def running(command: list[str], data: Path, bus_url: str = "", **variables: str)
         process = psutil.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
         yield process
+    except Exception as error:
+        # nobody starts it anew here, and its folder will be gone
+        how = "runs" if process.poll() is None else f"has ended with {process.poll()}"
+        last = (data / "log").read_text(errors="replace")[-LAST_WORDS:]
+        error.add_note(f"{' '.join(command[1:])} {how}; its last words: {last or 'none'}")
+        raise
     finally:
         process.terminate()
         process.wait(60)
