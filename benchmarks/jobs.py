@@ -262,5 +262,6 @@ def running(command: list[str], data: Path, bus_url: str = "", **variables: str)
         error.add_note(f"{' '.join(command[1:])} {how}; its last words: {last or 'none'}")
         raise
     finally:
-        process.terminate()
+        if process.poll() is None:
+            process.terminate()
         process.wait(60)
