@@ -23,8 +23,9 @@ HEARTBEAT = 5
 SILENT_AFTER = 8.0
 #: Seconds that connecting, greeting and each answer may take.
 ANSWER_WITHIN = 5.0
-#: Chunks that may be on their way or unread. A chunk has what was written at once: one record, or thousands.
-CREDIT = 64
+#: Chunks that may be on their way or unread. A chunk has what was written at once: one record, or thousands; what many
+#: publish at a time has come in eights. With 64, whoever reads fast waited for more.
+CREDIT = 256
 #: A link has one subscription.
 _SUBSCRIPTION = 0
 #: The broker's default, in bytes. Chunks are larger when they have to be.
