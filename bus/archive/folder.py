@@ -55,12 +55,15 @@ class Archive:
 
     def last(self) -> ArchiveSealed | None:
         """The seal of the last segment, without looking at all of them: they are there from 1 on without a gap."""
-        while self.seal_file(self._known + 1).exists():
+        # other threads look, too: what one has found must not be added to what another has
+        known = self._known
+        while self.seal_file(known + 1).exists():
             step = 1
-            while self.seal_file(self._known + 2 * step).exists():
+            while self.seal_file(known + 2 * step).exists():
                 step *= 2
-            self._known += step
-        return self.seal(self._known) if self._known else None
+            known += step
+        self._known = known
+        return self.seal(known) if known else None
 
     def end(self) -> int:
         """The offset of the first record that is not archived yet."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import zlib
 from base64 import b64decode
 from collections.abc import Callable
@@ -79,6 +80,27 @@ def test_the_last_of_any_number_of_segments_is_found(tmp_path: Path, count: int)
     assert last is not None
     assert last.segment == count
     assert [archive.find(offset) for offset in range(count)] == list(range(1, count + 1))
+
+
+def test_the_last_is_found_by_several_threads_at_once(tmp_path: Path) -> None:
+    """Another thread looks for it whenever this one has looked whether a segment is there."""
+
+    class Crowded(Archive):
+        crowd = 3
+
+        def seal_file(self, number: int) -> Path:
+            path = super().seal_file(number)
+            if self.crowd and path.exists():
+                self.crowd -= 1
+                other = threading.Thread(target=self.last)
+                other.start()
+                other.join()
+            return path
+
+    write(tmp_path, records(3), 1)
+    last = Crowded(tmp_path).last()
+    assert last is not None
+    assert last.segment == 3
 
 
 def test_a_reader_sees_segments_that_come_later(tmp_path: Path) -> None:
