@@ -22,8 +22,8 @@ READ_CACHE, WRITE_CACHE = 4_000, 16_000
 # Views can be built again from the log, so NORMAL is safe enough: in WAL mode a power cut may lose the
 # last transactions but never breaks the file, and checkpoints are written after the views they speak of.
 # What sorts (making an index of a million documents) may use a file: in memory it would be as large as the index.
-# Documents have some hundred bytes to two thousand: pages of 4 KB, SQLite's own choice, hold few of them, and were a
-# fifth of a rebuild's work. A file keeps the size that it was made with.
+# Documents have some hundred bytes to two thousand: pages of 4 KB, SQLite's own choice, hold few of them, and cost a
+# fifth of the work of writing them. A file keeps the size that it was made with.
 _PRAGMAS = (
     "page_size=8192",
     "journal_mode=WAL",
